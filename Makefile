@@ -1,0 +1,48 @@
+# Everything a newcomer needs: `make demo`, `make test`. Everything CI does: `make check test demo`.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The CPU build of torch serves the default, the tests and CI. TORCH= with your own index for another build.
+TORCH ?= torch==2.13.0
+EXTRAS ?= embedded,worker,production,cpu,dev
+PHOTOS ?=
+TEMPLATE ?=
+OUT ?= demo-out
+
+.PHONY: help install demo chat test check format learning-test clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+install: $(VENV)/.installed  ## virtual environment with everything
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -q $(TORCH) -e '.[$(EXTRAS)]'
+	touch $@
+
+demo: install  ## selfies to a portrait, for real, on this machine (PHOTOS=folder TEMPLATE=name-or-file OUT=folder)
+	$(BIN)/python -m bot demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(TEMPLATE),--template "$(TEMPLATE)") --out "$(OUT)"
+
+chat: install  ## the same for a person: a chat page on 127.0.0.1
+	$(BIN)/python -m bot chat
+
+test: install  ## all tests
+	$(BIN)/python -m pytest -q
+
+check: install  ## formatting, lint, types, import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install  ## put the code into the house format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+learning-test: install  ## does the method learn? likeness, merge, control and inpainting, measured on the small model
+	$(BIN)/python -m engine.mini.learning_test
+
+clean:  ## remove what the commands above made
+	rm -rf $(VENV) demo-out data

@@ -1,0 +1,278 @@
+"""Everything that the bot can say, as facts. Each platform renders the whole union with all that it has.
+
+A reply is not a message: a platform may send it, or edit a message that it sent before (see bot/chat.py). A choice is
+what a button means; the platform packs it into its callback data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bot.domain import DeletionReceipt, JobView, PhotoVerdict, PortraitView, Subject, Template
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A button: `action` from a closed list (bot/conversation.py), `value` an id or a page, at most 24 characters."""
+
+    action: str
+    value: str = ""
+
+
+@dataclass(frozen=True)
+class Welcome:
+    has_subject: bool
+
+
+@dataclass(frozen=True)
+class Help:
+    pass
+
+
+@dataclass(frozen=True)
+class AskConsent:
+    """Before the first photo: what happens with photos, 18+, "these photos are of me". Agree or not."""
+
+    text_version: str
+
+
+@dataclass(frozen=True)
+class ConsentDeclined:
+    pass
+
+
+@dataclass(frozen=True)
+class CollectingPhotos:
+    """The one status message of a collection: how many photos, the verdict on each, what is still missing.
+
+    `is_checking` while a worker looks at photos; `can_start` when enough are usable and nothing is being checked.
+    """
+
+    session_id: str
+    photos: tuple[PhotoVerdict, ...]
+    needed: int
+    most: int
+    is_checking: bool
+    can_start: bool
+
+
+@dataclass(frozen=True)
+class PhotoNotTaken:
+    """A file that never became a photo of the collection; the others are not touched.
+
+    `reason`: unreadable, animated, too_big, too_many_pixels, not_a_picture, too_many_photos, expired.
+    """
+
+    reason: str
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class NoCollection:
+    """A photo came outside of a collection: say what to do (/train, or /portrait for a template of one's own)."""
+
+
+@dataclass(frozen=True)
+class NotEnoughPhotos:
+    usable: int
+    needed: int
+
+
+@dataclass(frozen=True)
+class Working:
+    """A job under way, in one message that is edited: queued with place and ETA, or running with stage and fraction."""
+
+    job: JobView
+    template: Template | None = None
+
+
+@dataclass(frozen=True)
+class SubjectReady:
+    """Training is done."""
+
+    subject: Subject
+    refused: tuple[PhotoVerdict, ...]
+    preview_key: str | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """One template of a category, as a picture with paging. `index` from 0; categories in order."""
+
+    template: Template
+    index: int
+    count: int
+    category: str
+    categories: tuple[str, ...]
+    can_use: bool  # the person has a subject
+
+
+@dataclass(frozen=True)
+class OwnTemplateChecking:
+    pass
+
+
+@dataclass(frozen=True)
+class OwnTemplateReady:
+    template: Template
+    faces: int
+
+
+@dataclass(frozen=True)
+class OwnTemplateRefused:
+    """`reason`: no_face, too_small, unreadable, animated, too_big, …"""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class PortraitsReady:
+    job_id: str
+    portraits: tuple[PortraitView, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class OriginalFile:
+    """The portrait as an uncompressed-by-the-platform file."""
+
+    portrait: PortraitView
+
+
+@dataclass(frozen=True)
+class Results:
+    """One page of the person's portraits, newest first."""
+
+    portraits: tuple[PortraitView, ...]
+    page: int
+    pages: int
+
+
+@dataclass(frozen=True)
+class NoSubject:
+    """/portrait before /train."""
+
+    is_training: bool
+
+
+@dataclass(frozen=True)
+class QueueStatus:
+    jobs: tuple[JobView, ...]  # the person's own
+    waiting: int  # everybody's
+    workers: int
+
+
+@dataclass(frozen=True)
+class NothingToCancel:
+    pass
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    kind: str  # "train", "portrait", "collection", …
+
+
+@dataclass(frozen=True)
+class JobFailed:
+    """A job ended without a result. `reason` is a code of the contract; `reference` is short and finds the log lines."""
+
+    kind: str
+    reason: str
+    photos: tuple[PhotoVerdict, ...] = ()
+    reference: str = ""
+    can_retry: bool = False
+
+
+@dataclass(frozen=True)
+class AlreadyBusy:
+    """The person has a job of this kind under way."""
+
+    job: JobView
+
+
+@dataclass(frozen=True)
+class Privacy:
+    photos: int
+    subjects: tuple[Subject, ...]
+    portraits: int
+
+
+@dataclass(frozen=True)
+class ConfirmForget:
+    photos: int
+    subjects: int
+    portraits: int
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    receipt: DeletionReceipt
+
+
+@dataclass(frozen=True)
+class Deleted:
+    what: str  # "portrait", "template", "subject"
+
+
+@dataclass(frozen=True)
+class NotYours:
+    """A button pressed by somebody else, or forged."""
+
+
+@dataclass(frozen=True)
+class OutOfDate:
+    """A button of a message that no longer applies."""
+
+
+@dataclass(frozen=True)
+class PrivateChatOnly:
+    """In a group: photos and portraits are dealt with in the private chat."""
+
+
+@dataclass(frozen=True)
+class NotUnderstood:
+    pass
+
+
+@dataclass(frozen=True)
+class Apology:
+    """Something of ours broke; `reference` is short and finds the log lines."""
+
+    reference: str
+
+
+Reply = (
+    Welcome
+    | Help
+    | AskConsent
+    | ConsentDeclined
+    | CollectingPhotos
+    | PhotoNotTaken
+    | NoCollection
+    | NotEnoughPhotos
+    | Working
+    | SubjectReady
+    | Gallery
+    | OwnTemplateChecking
+    | OwnTemplateReady
+    | OwnTemplateRefused
+    | PortraitsReady
+    | OriginalFile
+    | Results
+    | NoSubject
+    | QueueStatus
+    | NothingToCancel
+    | Cancelled
+    | JobFailed
+    | AlreadyBusy
+    | Privacy
+    | ConfirmForget
+    | Forgotten
+    | Deleted
+    | NotYours
+    | OutOfDate
+    | PrivateChatOnly
+    | NotUnderstood
+    | Apology
+)

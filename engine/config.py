@@ -1,0 +1,111 @@
+"""Every number of the two pipelines, with its range, reason and source.
+
+The defaults are the reference system's (EasyPhoto, arXiv 2310.04672) unless the comment says otherwise. A profile may
+replace some of them (`engine/profiles.py`); the code path is the same.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+TRIGGER = "easyphoto_face, easyphoto, 1person"
+MIN_PHOTOS = 5
+MAX_PHOTOS = 20
+
+
+class Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def with_changes(self, **changes: Any) -> Any:
+        """A checked copy: ranges hold for the changed values too."""
+        return type(self).model_validate({**self.model_dump(), **changes})
+
+
+class TrainingConfig(Config):
+    """LoRA training of one subject (figure 1)."""
+
+    resolution: Annotated[int, Field(ge=64, le=1024)] = 512
+    validation_steps: Annotated[int, Field(ge=1, le=1000)] = 100  # also the checkpoint interval
+    max_steps: Annotated[int, Field(ge=1, le=10_000)] = 800
+    steps_per_photo: Annotated[int, Field(ge=1, le=1000)] = 200
+    batch: Annotated[int, Field(ge=1, le=32)] = 1
+    accumulation: Annotated[int, Field(ge=1, le=64)] = 4
+    dataloader_workers: Annotated[int, Field(ge=0, le=32)] = 0  # latents are cached, nothing is left to load
+    learning_rate: Annotated[float, Field(gt=0, le=1e-2)] = 1e-4
+    text_encoder_rate: Annotated[float, Field(ge=0, le=1)] = (
+        0.5  # share of learning_rate; 0 leaves the text encoder out
+    )
+    rank: Annotated[int, Field(ge=1, le=256)] = 128
+    alpha: Annotated[int, Field(ge=1, le=256)] = 64
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-2
+    clip_grad: Annotated[float, Field(gt=0)] = 1.0
+    min_photos: Annotated[int, Field(ge=2, le=MAX_PHOTOS)] = MIN_PHOTOS
+    held_out_share: Annotated[float, Field(ge=0, lt=1)] = 0.2  # at least one photo is kept out
+    crop_scale: Annotated[float, Field(ge=1, le=5)] = 3.0  # side of the training crop over the face box
+    keep_hair: bool = True
+    trigger: str = TRIGGER
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 12345
+    # validation renders, figure 1 "validation"
+    validation_strength: Annotated[float, Field(gt=0, le=1)] = 0.65
+    validation_denoise_steps: Annotated[int, Field(ge=1, le=150)] = 20
+    validation_guidance: Annotated[float, Field(ge=1, le=30)] = 9.0
+    merge_best: Annotated[int, Field(ge=1, le=100)] = 10  # renders whose checkpoints are merged
+
+    def steps_for(self, photos: int) -> int:
+        """Optimizer steps for this many usable photos."""
+        return min(photos * self.steps_per_photo, self.max_steps)
+
+
+class PortraitConfig(Config):
+    """One portrait from a subject and a template (figure 2)."""
+
+    crop_face_preprocess: bool = True
+    crop_scale: Annotated[float, Field(ge=1, le=5)] = 3.0
+    fusion_before: bool = True
+    fusion_before_ratio: Annotated[float, Field(ge=0, le=1)] = 0.6
+    fusion_after: bool = True
+    fusion_after_ratio: Annotated[float, Field(ge=0, le=1)] = 0.6
+    first_diffusion: bool = True
+    first_steps: Annotated[int, Field(ge=1, le=150)] = 50
+    first_strength: Annotated[float, Field(gt=0, le=1)] = 0.45
+    second_diffusion: bool = True
+    second_steps: Annotated[int, Field(ge=1, le=150)] = 20
+    second_strength: Annotated[float, Field(gt=0, le=1)] = 0.30
+    guidance: Annotated[float, Field(ge=1, le=30)] = 7.0
+    lora_weight: Annotated[float, Field(ge=0, le=2)] = 0.9
+    canny_weight: Annotated[float, Field(ge=0, le=2)] = 0.5
+    pose_weight: Annotated[float, Field(ge=0, le=2)] = 0.5
+    color_weight: Annotated[float, Field(ge=0, le=2)] = 0.85
+    second_canny_weight: Annotated[float, Field(ge=0, le=2)] = 1.0
+    second_tile_weight: Annotated[float, Field(ge=0, le=2)] = 1.0
+    color_shift_middle: bool = True
+    color_shift_last: bool = True
+    skin_retouch: bool = False
+    super_resolution: bool = True
+    super_resolution_ratio: Annotated[float, Field(ge=0, le=1)] = 0.5
+    candidates: Annotated[int, Field(ge=1, le=8)] = 1
+    prompt: Annotated[str, Field(max_length=500)] = "masterpiece, beauty"
+    negative_prompt: Annotated[str, Field(max_length=500)] = ""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 12345
+
+
+class Style(StrEnum):
+    """What a person in the chat chooses instead of sampler settings."""
+
+    NATURAL = "natural"
+    POLISHED = "polished"
+    STRICT = "strict"
+
+
+def portrait_style(style: Style, base: PortraitConfig) -> PortraitConfig:
+    """The profile's base numbers bent towards a style."""
+    changes: dict[Style, dict[str, Any]] = {
+        Style.NATURAL: {},
+        Style.POLISHED: {"skin_retouch": True, "first_strength": 0.5},
+        Style.STRICT: {"first_strength": 0.35, "fusion_before_ratio": 0.75, "fusion_after_ratio": 0.8},
+    }
+    result: PortraitConfig = base.with_changes(**changes[style])
+    return result

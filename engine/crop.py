@@ -1,0 +1,111 @@
+"""Canvases: a turned and scaled piece of a picture, and the way back that leaves every other pixel as it was.
+
+Positions are pixel centres: (0, 0) is the centre of the upper left pixel, as OpenCV's warps have it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, hypot
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.mini.chip import chip_matrix, five_points
+from engine.types import Face, Mask, Matrix, Points, Rgb
+
+Plane = NDArray[np.float32]  # (H, W) or (H, W, C)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """`matrix` takes picture pixels to canvas pixels; `size` is the canvas's (width, height)."""
+
+    matrix: Matrix
+    size: tuple[int, int]
+
+    @property
+    def scale(self) -> float:
+        """Canvas pixels per picture pixel."""
+        return hypot(self.matrix[0, 0], self.matrix[1, 0])
+
+    def cut(self, rgb: Rgb) -> Rgb:
+        """The canvas as a picture. Shrinking averages (no aliasing); beyond the picture its border is repeated."""
+        fine, factor = self._finer()
+        flags = cv2.INTER_LINEAR if factor > 1 else cv2.INTER_CUBIC
+        drawn = cv2.warpAffine(rgb, fine.matrix, fine.size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        return drawn if factor == 1 else cv2.resize(drawn, self.size, interpolation=cv2.INTER_AREA)
+
+    def to_canvas(self, points: Points) -> Points:
+        return _moved(points, self.matrix)
+
+    def to_picture(self, points: Points) -> Points:
+        return _moved(points, cv2.invertAffineTransform(self.matrix))
+
+    def moved_face(self, face: Face) -> Face:
+        """`face`, found in the picture, in the canvas's frame (the head pose stays the picture's)."""
+        x1, y1, x2, y2 = face.box_xyxy
+        corners = self.to_canvas(np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]], np.float32))
+        (left, top), (right, bottom) = corners.min(0), corners.max(0)
+        box = (float(left), float(top), float(right), float(bottom))
+        return Face(box, self.to_canvas(face.points), self.to_canvas(face.landmarks), face.score, face.pose)
+
+    def lift(self, values: Plane, shape: tuple[int, ...]) -> Plane:
+        """Canvas values (float32, signed is fine) in the frame of a picture of `shape`; 0 beyond the canvas."""
+        height, width = shape[:2]
+        if self.scale > 1:  # the way back shrinks: take away what would alias
+            values = cv2.GaussianBlur(values, (0, 0), 0.5 * self.scale)
+        flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+        lifted: Plane = cv2.warpAffine(values, self.matrix, (width, height), flags=flags, borderValue=0)
+        return lifted
+
+    def paste(self, picture: Rgb, canvas: Rgb, mask: Mask) -> Rgb:
+        """`picture` with `canvas` in it where `mask` (canvas frame) is above 0; every other pixel keeps its bits."""
+        return blend(picture, self.lift(canvas.astype(np.float32), picture.shape), self.lift(mask, picture.shape))
+
+    def _finer(self) -> tuple[Crop, int]:
+        """The same canvas on a grid fine enough to hold every picture pixel, and how many times finer it is."""
+        factor = max(1, ceil(1 / self.scale - 0.01))
+        if factor == 1:
+            return self, 1
+        matrix = self.matrix * factor
+        matrix[:, 2] += (factor - 1) / 2
+        return Crop(matrix, (self.size[0] * factor, self.size[1] * factor)), factor
+
+
+def blend(below: Rgb, above: NDArray[np.floating] | Rgb, mask: Mask) -> Rgb:
+    """`above` over `below` by `mask` (0..1), rounded; where the mask is 0 the bits of `below` stay."""
+    weight = np.clip(mask, 0, 1)[..., None]
+    mixed = np.rint(below + (np.asarray(above, np.float32) - below) * weight)
+    return np.where(weight > 0, np.clip(mixed, 0, 255).astype(np.uint8), below)
+
+
+def chip_crop(face: Face, size: int) -> Crop:
+    """The small model's canonical chip: upright, the five points where `engine.mini.chip` wants them."""
+    return Crop(chip_matrix(five_points(face.landmarks), size), (size, size))
+
+
+def box_crop(face: Face, scale: float, size: tuple[int, int]) -> Crop:
+    """An upright canvas of `size` (width, height) that shows at least the face box grown `scale` times."""
+    x1, y1, x2, y2 = face.box_xyxy
+    zoom = min(size[0] / (face.width * scale), size[1] / (face.height * scale))
+    shift_x, shift_y = (size[0] - 1) / 2 - zoom * (x1 + x2) / 2, (size[1] - 1) / 2 - zoom * (y1 + y2) / 2
+    return Crop(np.array([[zoom, 0, shift_x], [0, zoom, shift_y]], np.float64), size)
+
+
+def clipped_box_crop(face: Face, scale: float, shape: tuple[int, ...], longest: int) -> Crop:
+    """The face box grown `scale` times and clipped to a picture of `shape`, pixel for pixel; shrunk only if a side
+    would be longer than `longest` pixels."""
+    x1, y1, x2, y2 = face.box_xyxy
+    grow_x, grow_y = face.width * (scale - 1) / 2, face.height * (scale - 1) / 2
+    left, top = max(0, int(x1 - grow_x)), max(0, int(y1 - grow_y))
+    right, bottom = min(shape[1], ceil(x2 + grow_x)), min(shape[0], ceil(y2 + grow_y))
+    zoom = min(1.0, longest / max(right - left, bottom - top))
+    size = (round((right - left) * zoom), round((bottom - top) * zoom))
+    shift = (zoom - 1) / 2  # keeps pixel centres over pixel centres
+    return Crop(np.array([[zoom, 0, shift - zoom * left], [0, zoom, shift - zoom * top]], np.float64), size)
+
+
+def _moved(points: Points, matrix: Matrix) -> Points:
+    return (np.asarray(points, np.float64) @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)

@@ -1,0 +1,153 @@
+"""Pictures in and out: decoding files of strangers, boxes, soft edges, writing. Needs Pillow, numpy and OpenCV only."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+import warnings
+from functools import cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageCms, ImageOps
+
+from engine.errors import UnreadablePicture
+from engine.types import Mask, Photo, Rgb
+
+MAX_BYTES = 40_000_000
+MAX_PIXELS = 50_000_000  # an uncompressed 50-megapixel picture takes 150 MB; phones make 12 to 50
+LONGEST_SIDE = 2048
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "HEIF", "AVIF")  # MPO: a phone's JPEG with a depth picture behind it
+STILL_WITH_SEVERAL_PICTURES = ("MPO", "HEIF")  # their other pictures are depth maps and bursts; the first one counts
+JPEG_QUALITY = 95
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
+
+
+def read_photo(path: Path, longest_side: int = LONGEST_SIDE) -> Photo:
+    """The picture at `path`, upright, sRGB, its longest side at most `longest_side`. Raises `UnreadablePicture`."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise UnreadablePicture(path.name, f"the file has {size / 1e6:.0f} MB, at most {MAX_BYTES / 1e6:.0f} are read")
+        data = path.read_bytes()
+    except OSError as error:
+        raise UnreadablePicture(path.name, error.strerror or "the file cannot be read") from error
+    return Photo(path.name, decode(data, path.name, longest_side))
+
+
+def decode(data: bytes, name: str, longest_side: int = LONGEST_SIDE) -> Rgb:
+    """Bytes that nobody vouches for as (H, W, 3) RGB. Raises `UnreadablePicture`; sizes are checked before decoding."""
+    _register_heif()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's own warning about large pictures: the limit here is tighter
+            with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+                _refuse_by_header(picture, name)
+                picture.draft("RGB", (longest_side, longest_side))  # a JPEG decodes at 1/2, 1/4 or 1/8 where that is enough
+                picture.load()
+                return _as_srgb(picture, longest_side)
+    except UnreadablePicture:
+        raise
+    except Image.DecompressionBombError as error:
+        raise UnreadablePicture(name, f"more than {MAX_PIXELS / 1e6:.0f} megapixels") from error
+    except Image.UnidentifiedImageError as error:
+        raise UnreadablePicture(name, "not a JPEG, PNG, WebP, HEIC or AVIF picture") from error
+    except Exception as error:
+        raise UnreadablePicture(name, "the file is damaged") from error
+
+
+@cache
+def _register_heif() -> None:
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
+
+
+def _refuse_by_header(picture: Image.Image, name: str) -> None:
+    width, height = picture.size
+    if width * height > MAX_PIXELS:
+        raise UnreadablePicture(
+            name, f"{width * height / 1e6:.0f} megapixels, at most {MAX_PIXELS / 1e6:.0f} are read"
+        )
+    if picture.format not in STILL_WITH_SEVERAL_PICTURES and getattr(picture, "n_frames", 1) > 1:
+        raise UnreadablePicture(name, "an animated picture")
+
+
+def _as_srgb(picture: Image.Image, longest_side: int) -> Rgb:
+    icc = picture.info.get("icc_profile")
+    upright = ImageOps.exif_transpose(picture)
+    upright.thumbnail((longest_side, longest_side), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    if upright.mode.startswith("I"):  # 16 bits a channel: Pillow would clip instead of scale
+        upright = Image.fromarray((np.asarray(upright, np.float64) / 257.0).clip(0, 255).astype(np.uint8))
+    if upright.has_transparency_data:
+        rgba = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    rgb = upright.convert("RGB")
+    if icc and picture.mode == "RGB":
+        rgb = _with_srgb_colours(rgb, icc)
+    return np.array(rgb, dtype=np.uint8)
+
+
+def _with_srgb_colours(rgb: Image.Image, icc: bytes) -> Image.Image:
+    try:
+        converted = ImageCms.profileToProfile(rgb, ImageCms.ImageCmsProfile(io.BytesIO(icc)), ImageCms.createProfile("sRGB"))
+    except (ImageCms.PyCMSError, OSError):  # a broken colour profile does not spoil the picture
+        return rgb
+    return converted or rgb
+
+
+def resized(rgb: Rgb, size: tuple[int, int]) -> Rgb:
+    """`rgb` at (width, height): area averaging where it shrinks, Lanczos where it grows."""
+    shrinks = size[0] < rgb.shape[1]
+    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LANCZOS4), np.uint8)
+
+
+def fitted(rgb: Rgb, longest_side: int) -> tuple[Rgb, float]:
+    """`rgb` shrunk so that no side is longer, and the factor by which it was scaled (1 where it fits already)."""
+    scale = min(1.0, longest_side / max(rgb.shape[:2]))
+    if scale == 1.0:
+        return rgb, 1.0
+    return resized(rgb, (round(rgb.shape[1] * scale), round(rgb.shape[0] * scale))), scale
+
+
+def grow_box(box: Box, scale: float) -> Box:
+    """`box` about its centre with each side `scale` times as long."""
+    dx, dy = (box[2] - box[0]) * (scale - 1) / 2, (box[3] - box[1]) * (scale - 1) / 2
+    return box[0] - dx, box[1] - dy, box[2] + dx, box[3] + dy
+
+
+def clip_box(box: Box, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """`box` in whole pixels inside a picture of `shape` (H, W, ...); at least one pixel wide and high."""
+    height, width = shape[:2]
+    left, top = min(max(round(box[0]), 0), width - 1), min(max(round(box[1]), 0), height - 1)
+    return left, top, max(left + 1, min(round(box[2]), width)), max(top + 1, min(round(box[3]), height))
+
+
+def feather(mask: Mask, radius: float) -> Mask:
+    """`mask` with its edge softened over about `radius` pixels to either side."""
+    return np.clip(cv2.GaussianBlur(mask.astype(np.float32), (0, 0), max(radius / 2, 1e-3)), 0, 1)
+
+
+def write_jpeg(path: Path, rgb: Rgb) -> None:
+    """Writes `rgb` as a JPEG without metadata. A reader never sees half a file."""
+    buffer = io.BytesIO()
+    Image.fromarray(rgb).save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    write_whole(path, buffer.getvalue())
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes `data` so that `path` holds either the old or all of the new content, whenever the process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

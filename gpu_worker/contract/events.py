@@ -1,0 +1,126 @@
+"""Job events: what a worker reports, on a Redis stream that the bot reads with a consumer group.
+
+Events of one job are ordered by (`attempt`, `run`, `seq`). `attempt` is the bot's count of decisions to run the job, `run`
+the count of claims of that attempt (a worker that was killed is followed by one with the next run), `seq` counts up within
+a run. A reader drops every event whose (attempt, run) is older than one it has seen: that fences off a worker that was
+paused and woke up after another had taken over.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from gpu_worker.contract.jobs import BlobKey, Id, Message
+
+EVENT_STREAM = "portrait:events"
+EVENT_FIELD = "event"  # the one field of a stream entry; its value is the event's JSON
+EVENT_GROUP = "bot"
+
+FailureKind = Literal["user", "transient", "permanent", "cancelled"]
+
+
+class PhotoVerdict(Message):
+    photo_id: Id
+    verdict: Literal["ok", "warning", "refused"]
+    reason: str | None = None
+    measures: dict[str, float] = {}
+
+
+class InspectResult(Message):
+    kind: Literal["inspect"] = "inspect"
+    photos: tuple[PhotoVerdict, ...]
+    usable: int
+    reference: Id | None = None
+
+
+class TemplateFace(Message):
+    box_xyxy: tuple[float, float, float, float]  # as shares of width and height, 0..1
+
+
+class CheckTemplateResult(Message):
+    kind: Literal["check_template"] = "check_template"
+    faces: tuple[TemplateFace, ...]
+    reason: str | None = None  # why it cannot serve: "no_face", "too_small", "unreadable"
+
+
+class Checkpoint(Message):
+    step: int
+    likeness: float
+
+
+class TrainResult(Message):
+    kind: Literal["train"] = "train"
+    photos: tuple[PhotoVerdict, ...]
+    usable: int
+    held_out: tuple[Id, ...]
+    steps: int
+    checkpoints: tuple[Checkpoint, ...]
+    likeness: float  # merged LoRA to the held-out photos
+    real_likeness: float | None = None  # between the subject's own photos: what 100 % would be
+    recogniser: str
+    preview_key: BlobKey | None = None  # a picture for the chat
+    report_key: BlobKey | None = None  # the engine's full report, JSON
+    seconds: dict[str, float]
+    peak_mib: float | None = None
+
+
+class PortraitFile(Message):
+    key: BlobKey  # JPEG for the chat
+    width: int
+    height: int
+    likeness: float | None = None
+    notes: tuple[str, ...] = ()  # e.g. "fusion_skipped"
+    report_key: BlobKey | None = None
+
+
+class PortraitResult(Message):
+    kind: Literal["portrait"] = "portrait"
+    portraits: tuple[PortraitFile, ...]
+    seconds: dict[str, float]
+
+
+Result = Annotated[InspectResult | CheckTemplateResult | TrainResult | PortraitResult, Field(discriminator="kind")]
+
+
+class EventBase(Message):
+    version: Literal[1] = 1
+    job_id: Id
+    attempt: int
+    run: int
+    seq: int
+    at: float  # seconds since the epoch, the worker's clock: for display, never for order
+    worker: str
+
+
+class Started(EventBase):
+    event: Literal["started"] = "started"
+
+
+class Progress(EventBase):
+    event: Literal["progress"] = "progress"
+    stage: str
+    done: int
+    total: int
+    fraction: Annotated[float, Field(ge=0, le=1)]  # of the whole job
+    preview_key: BlobKey | None = None
+
+
+class Succeeded(EventBase):
+    event: Literal["succeeded"] = "succeeded"
+    result: Result
+
+
+class Failed(EventBase):
+    """`reason` is a code from a closed list with words in bot/texts.py; `detail` is for logs, never shown."""
+
+    event: Literal["failed"] = "failed"
+    kind: FailureKind
+    reason: str
+    photos: tuple[PhotoVerdict, ...] = ()
+    detail: str = ""
+
+
+Event = Annotated[Started | Progress | Succeeded | Failed, Field(discriminator="event")]
+EVENT: TypeAdapter[Started | Progress | Succeeded | Failed] = TypeAdapter(Event)

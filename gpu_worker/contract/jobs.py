@@ -1,0 +1,114 @@
+"""Jobs: one unit of work for a worker, as meaning (photos, style, count), never as sampler settings.
+
+A job travels through arq as JSON under the task name of its kind. The same job may be delivered more than once; the pair
+(`job_id`, `attempt`) names one decision of the bot to have it run.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+CONTRACT_VERSION = 1
+
+# Checks are short and answer people who are typing; they never wait behind a training (see gpu_worker/main.py).
+CHECK_QUEUE = "portrait:check"
+RENDER_QUEUE = "portrait:render"
+
+Id = Annotated[str, Field(pattern=r"^[0-9a-z]{6,40}$")]
+BlobKey = Annotated[str, Field(pattern=r"^[0-9a-zA-Z_-]+(/[0-9a-zA-Z_.-]+)*$", max_length=300)]
+Style = Literal["natural", "polished", "strict"]
+
+
+class Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class JobBase(Message):
+    version: Literal[1] = CONTRACT_VERSION
+    job_id: Id
+    attempt: Annotated[int, Field(ge=1)] = 1
+
+
+class PhotoRef(Message):
+    photo_id: Id
+    key: BlobKey
+
+
+class InspectPhotos(JobBase):
+    """Verdict on every photo of a collection, together: who the subject is shows only in the set."""
+
+    kind: Literal["inspect"] = "inspect"
+    photos: tuple[PhotoRef, ...]
+
+
+class CheckTemplate(JobBase):
+    """Which faces a user's own template shows, before anybody waits for a portrait in it."""
+
+    kind: Literal["check_template"] = "check_template"
+    template_key: BlobKey
+
+
+class TrainSubject(JobBase):
+    """A LoRA of the person on the photos. `output_prefix` is where its files go."""
+
+    kind: Literal["train"] = "train"
+    subject_id: Id
+    photos: tuple[PhotoRef, ...]
+    output_prefix: BlobKey
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class MakePortraits(JobBase):
+    """`count` portraits of a subject in a template. `subject_prefix` is what a training wrote."""
+
+    kind: Literal["portrait"] = "portrait"
+    subject_id: Id
+    subject_prefix: BlobKey
+    template_key: BlobKey
+    output_prefix: BlobKey
+    style: Style = "natural"
+    count: Annotated[int, Field(ge=1, le=8)] = 1
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+
+
+Job = Annotated[InspectPhotos | CheckTemplate | TrainSubject | MakePortraits, Field(discriminator="kind")]
+JOB: TypeAdapter[InspectPhotos | CheckTemplate | TrainSubject | MakePortraits] = TypeAdapter(Job)
+JobKind = Literal["inspect", "check_template", "train", "portrait"]
+
+TASK_OF_KIND: dict[JobKind, str] = {
+    "inspect": "inspect_photos",
+    "check_template": "check_template",
+    "train": "train_subject",
+    "portrait": "make_portraits",
+}
+QUEUE_OF_KIND: dict[JobKind, str] = {
+    "inspect": CHECK_QUEUE,
+    "check_template": CHECK_QUEUE,
+    "train": RENDER_QUEUE,
+    "portrait": RENDER_QUEUE,
+}
+
+
+def arq_job_id(job_id: str, attempt: int) -> str:
+    """The id under which one attempt stands in arq: enqueuing it twice is one job."""
+    return f"{job_id}:{attempt}"
+
+
+def cancel_key(job_id: str) -> str:
+    """Redis key whose presence tells workers to drop or stop the job. The bot sets it, with a day to live."""
+    return f"portrait:cancel:{job_id}"
+
+
+def lease_key(job_id: str) -> str:
+    """Redis key held by the worker that runs the job; its value is that worker's claim (see events.Claim)."""
+    return f"portrait:lease:{job_id}"
+
+
+def worker_key(worker_id: str) -> str:
+    """Redis key (hash) refreshed by a live worker every few seconds: profile, device, current job, started_at."""
+    return f"portrait:worker:{worker_id}"
+
+
+WORKER_KEYS = "portrait:worker:*"

@@ -1,0 +1,23 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# No test may reach a model hub.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real photos for tests. Not part of the project: without it, the test is skipped by name."""
+    folder = Path(os.environ.get("PORTRAIT_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not (folder / "selfies").is_dir():
+        pytest.skip("needs real photos: set PORTRAIT_TEST_DATA to a folder with selfies/ and templates/")
+    return folder
