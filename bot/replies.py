@@ -175,7 +175,7 @@ class Cancelled:
 
 @dataclass(frozen=True)
 class JobFailed:
-    """A job ended without a result. `reason` is a code of the contract; `reference` is short and finds the log lines."""
+    """A job ended without a result. `reason` is a code of the contract; `reference` finds the log lines."""
 
     kind: str
     reason: str

@@ -36,7 +36,7 @@ class TrainingConfig(Config):
     dataloader_workers: Annotated[int, Field(ge=0, le=32)] = 0  # latents are cached, nothing is left to load
     learning_rate: Annotated[float, Field(gt=0, le=1e-2)] = 1e-4
     text_encoder_rate: Annotated[float, Field(ge=0, le=1)] = (
-        0.5  # share of learning_rate; 0 leaves the text encoder out
+        0.5  # of learning_rate; 0: text encoder left out
     )
     rank: Annotated[int, Field(ge=1, le=256)] = 128
     alpha: Annotated[int, Field(ge=1, le=256)] = 64

@@ -1,7 +1,7 @@
 """How the engine reports progress and how it is stopped.
 
-A `Report` is called as often as a stage likes; the receiver throttles. Raising `Stopped` from it is how one cancels: the
-engine lets it pass between two steps.
+A `Report` is called as often as a stage likes; the receiver throttles. Raising `Stopped` from it is how one cancels:
+the engine lets it pass between two steps.
 """
 
 from __future__ import annotations

@@ -174,7 +174,7 @@ class FaceRecogniser(Protocol):
     def embed(self, rgb: Rgb, face: Face) -> Embedding: ...
 
     def likeness(self, a: Embedding, b: Embedding) -> float:
-        """Higher is more alike, 1 is identical: the cosine, or 1 - distance where the encoder is trained for distances."""
+        """Higher is more alike, 1 is identical: the cosine, or 1 - distance where the encoder is made for distances."""
         ...
 
 

@@ -42,10 +42,8 @@ class Attributes:
 
     def mirrored(self) -> "Attributes":
         """The same face in a mirror: left and right change places."""
-        swap = str.maketrans({"l": "\0"})  # "left" -> "\0eft" so that the two replacements cannot meet
         turn = {"light from the left": "light from the right", "light from the right": "light from the left",
                 "looking left": "looking right", "looking right": "looking left"}  # fmt: skip
-        del swap
         return replace(self, light=turn.get(self.light, self.light), looking=turn.get(self.looking, self.looking))
 
     def phrases(self) -> list[str]:

@@ -1,7 +1,7 @@
 """Jobs: one unit of work for a worker, as meaning (photos, style, count), never as sampler settings.
 
-A job travels through arq as JSON under the task name of its kind. The same job may be delivered more than once; the pair
-(`job_id`, `attempt`) names one decision of the bot to have it run.
+A job travels through arq as JSON under the task name of its kind. The same job may be delivered more than once; the
+pair (`job_id`, `attempt`) names one decision of the bot to have it run.
 """
 
 from __future__ import annotations
