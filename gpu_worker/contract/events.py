@@ -1,9 +1,9 @@
 """Job events: what a worker reports, on a Redis stream that the bot reads with a consumer group.
 
 Events of one job are ordered by (`attempt`, `run`, `seq`). `attempt` is the bot's count of decisions to run the job,
-`run` the count of claims of that attempt (a worker that was killed is followed by one with the next run), `seq` counts up
-within a run. A reader drops every event whose (attempt, run) is older than one it has seen: that fences off a worker that
-was paused and woke up after another had taken over.
+`run` the count of claims of that attempt (a worker that was killed is followed by one with the next run), `seq` counts
+up within a run. A reader drops every event whose (attempt, run) is older than one it has seen: that fences off a worker
+that was paused and woke up after another had taken over.
 """
 
 from __future__ import annotations
