@@ -18,7 +18,29 @@ EVENT_STREAM = "portrait:events"
 EVENT_FIELD = "event"  # the one field of a stream entry; its value is the event's JSON
 EVENT_GROUP = "bot"
 
+EVENT_STREAM_LENGTH = 20_000  # entries kept, roughly; a bot that was away longer finds the truth by reconciling
+
 FailureKind = Literal["user", "transient", "permanent", "cancelled"]
+
+# Every `Failed.reason` that a worker gives; bot/texts.py has words for each (a test compares).
+FAILURE_REASONS = frozenset(
+    {
+        "too_few_photos",  # user: `Failed.photos` says what is wrong with which
+        "too_many_photos",  # user
+        "no_face_in_template",  # user
+        "unreadable",  # user: a picture cannot be decoded
+        "cancelled",  # cancelled
+        "out_of_memory",  # transient
+        "storage",  # transient: blobs cannot be reached
+        "engine_died",  # permanent: the engine process crashed, and again in a fresh one
+        "worker_died",  # permanent: worker after worker died while it ran this job
+        "timeout",  # permanent
+        "missing_weights",  # permanent, until somebody fetches them
+        "input_missing",  # permanent: a photo, template or subject is not there any more
+        "contract_version",  # permanent: the bot speaks another version than this worker
+        "internal",  # permanent: a mistake of ours
+    }
+)
 
 
 class PhotoVerdict(Message):
@@ -60,6 +82,7 @@ class TrainResult(Message):
     likeness: float  # merged LoRA to the held-out photos
     real_likeness: float | None = None  # between the subject's own photos: what 100 % would be
     recogniser: str
+    files_prefix: BlobKey | None = None  # where the subject's files lie: the `subject_prefix` of its portraits
     preview_key: BlobKey | None = None  # a picture for the chat
     report_key: BlobKey | None = None  # the engine's full report, JSON
     seconds: dict[str, float]

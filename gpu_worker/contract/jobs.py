@@ -51,7 +51,10 @@ class CheckTemplate(JobBase):
 
 
 class TrainSubject(JobBase):
-    """A LoRA of the person on the photos. `output_prefix` is where its files go."""
+    """A LoRA of the person on the photos.
+
+    Its files go to a folder of their own under `output_prefix`, one per run; the result says which (`files_prefix`).
+    """
 
     kind: Literal["train"] = "train"
     subject_id: Id
@@ -61,7 +64,7 @@ class TrainSubject(JobBase):
 
 
 class MakePortraits(JobBase):
-    """`count` portraits of a subject in a template. `subject_prefix` is what a training wrote."""
+    """`count` portraits of a subject in a template. `subject_prefix` is the `files_prefix` of its training's result."""
 
     kind: Literal["portrait"] = "portrait"
     subject_id: Id
@@ -102,8 +105,13 @@ def cancel_key(job_id: str) -> str:
 
 
 def lease_key(job_id: str) -> str:
-    """Redis key held by the worker that runs the job; its value is that worker's claim (see events.Claim)."""
+    """Redis key held by the worker that runs the job, with seconds to live. Its value is `<attempt>:<run>:<worker>`."""
     return f"portrait:lease:{job_id}"
+
+
+def claims_key(job_id: str) -> str:
+    """Redis hash that workers keep per job: `attempt` and `run` of the last claim, `seq` of its last event, `done`."""
+    return f"portrait:claims:{job_id}"
 
 
 def worker_key(worker_id: str) -> str:
