@@ -1,0 +1,87 @@
+"""Prompts with weights, longer than the text encoder's context: "(blue eyes:1.3)", "((sharp))", "[dull]".
+
+The syntax and the arithmetic are those of the web UI whose pictures people know: round brackets multiply by 1.1, square
+ones divide by it, "(words:1.3)" sets the factor; a backslash makes a bracket plain. Chunks of the context's length are
+encoded one by one and laid end to end; weighted states keep the mean of the unweighted ones.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+STRESS = 1.1
+_PIECE = re.compile(r"\\[()\[\]\\]|\(|\[|:\s*([+-]?\d*\.?\d+)\s*\)|\)|\]|[^\\()\[\]:]+|[:\\]")
+
+
+def parse_weights(prompt: str) -> list[tuple[str, float]]:
+    """Pieces of text and the factor of each; neighbours of one factor are joined, unclosed brackets count as closed at
+    the end."""
+    pieces: list[tuple[str, float]] = []
+    opened: list[tuple[str, int]] = []  # bracket and the piece that it opens before
+
+    def stress(since: int, factor: float) -> None:
+        pieces[since:] = [(text, weight * factor) for text, weight in pieces[since:]]
+
+    for match in _PIECE.finditer(prompt):
+        piece, number = match.group(0), match.group(1)
+        if piece in "([":
+            opened.append((piece, len(pieces)))
+        elif number is not None and opened and opened[-1][0] == "(":
+            stress(opened.pop()[1], float(number))
+        elif piece in ")]" and opened and opened[-1][0] == "(["[")]".index(piece)]:
+            stress(opened.pop()[1], STRESS if piece == ")" else 1 / STRESS)
+        else:
+            pieces.append((piece[1:] if len(piece) == 2 and piece[0] == "\\" else piece, 1.0))
+    for bracket, since in reversed(opened):
+        stress(since, STRESS if bracket == "(" else 1 / STRESS)
+    return _joined(pieces)
+
+
+def encode(prompts: Sequence[str], tokenizer: CLIPTokenizer, encoder: CLIPTextModel) -> torch.Tensor:
+    """(n, chunks x context, width) hidden states; every prompt is given as many chunks as the longest one needs."""
+    room = tokenizer.model_max_length - 2  # without the begin and the end token
+    weighed = [_tokens(prompt, tokenizer) for prompt in prompts]
+    chunks = max(1, *(-(-len(tokens) // room) for tokens in weighed))
+    states = [
+        torch.cat([_encode_chunk(tokens[at : at + room], tokenizer, encoder) for at in range(0, chunks * room, room)])
+        for tokens in weighed
+    ]
+    return torch.stack(states)
+
+
+def _joined(pieces: list[tuple[str, float]]) -> list[tuple[str, float]]:
+    joined: list[tuple[str, float]] = []
+    for text, weight in pieces:
+        if joined and joined[-1][1] == weight:
+            joined[-1] = (joined[-1][0] + text, weight)
+        else:
+            joined.append((text, weight))
+    return joined
+
+
+def _tokens(prompt: str, tokenizer: CLIPTokenizer) -> list[tuple[int, float]]:
+    return [
+        (token, weight)
+        for text, weight in parse_weights(prompt)
+        for token in tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+    ]
+
+
+def _encode_chunk(tokens: list[tuple[int, float]], tokenizer: CLIPTokenizer, encoder: CLIPTextModel) -> torch.Tensor:
+    """(context, width) states of one chunk, padded behind its end token."""
+    padding = tokenizer.model_max_length - len(tokens) - 2
+    ids = [tokenizer.bos_token_id, *(t for t, _ in tokens), tokenizer.eos_token_id]
+    ids += [tokenizer.pad_token_id] * padding
+    states = encoder(torch.tensor([ids], device=encoder.device))[0][0]
+    weights = torch.tensor([1.0, *(w for _, w in tokens), *[1.0] * (padding + 1)], device=states.device)
+    if bool((weights == 1).all()):
+        return states
+    stressed = states * weights[:, None].to(states.dtype)
+    return stressed * (states.mean() / stressed.mean())

@@ -1,0 +1,127 @@
+"""Which model does which stage: a profile names them all and builds each when it is first used.
+
+The stages, their order and their code are the same for every profile. Nothing here imports torch before `diffusion` is
+asked for, so that photos can be inspected by a process that has none.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from engine.config import PortraitConfig, TrainingConfig
+from engine.crop import Crop, chip_crop
+from engine.types import Enhancer, Face, FaceDetector, FaceFuser, FaceRecogniser, Photo, Retoucher, Rgb, Segmenter
+
+if TYPE_CHECKING:
+    from engine.diffusion import Diffusion
+
+PROFILES = ("mini",)
+ID_TEMPLATES = Path(__file__).parent / "id_templates"
+
+
+class Profile(Protocol):
+    """The models of one product and the numbers that suit them."""
+
+    name: str
+    training: TrainingConfig
+    portrait: PortraitConfig
+
+    @property
+    def detector(self) -> FaceDetector: ...
+    @property
+    def recogniser(self) -> FaceRecogniser: ...
+    @property
+    def segmenter(self) -> Segmenter: ...
+    @property
+    def retoucher(self) -> Retoucher: ...
+    @property
+    def enhancer(self) -> Enhancer: ...
+    @property
+    def fuser(self) -> FaceFuser: ...
+    @property
+    def diffusion(self) -> Diffusion: ...
+
+    def training_crop(self, rgb: Rgb, face: Face) -> Rgb:
+        """What the LoRA learns of a photo, at the training resolution."""
+        ...
+
+    def portrait_crop(self, rgb: Rgb, face: Face) -> Crop:
+        """The canvas on which a face of `rgb` is diffused."""
+        ...
+
+    def id_templates(self) -> list[Photo]:
+        """The pictures that validation renders are made on."""
+        ...
+
+
+def load_profile(name: str = "mini", device: str = "auto") -> Profile:
+    """The profile of that name. `device`: "auto" takes a GPU if there is one. Raises ValueError for unknown names."""
+    if name != "mini":
+        raise ValueError(f"unknown profile {name!r}: choose one of {', '.join(PROFILES)}")
+    return MiniProfile(device)
+
+
+class MiniProfile:
+    """Everything that runs on a CPU and comes with the package: dlib, classical image work, the small diffusion."""
+
+    name = "mini"
+
+    def __init__(self, device: str = "auto") -> None:
+        self._device = device
+        self.training = TrainingConfig(resolution=128)
+        self.portrait = PortraitConfig()
+
+    @cached_property
+    def detector(self) -> FaceDetector:
+        from engine.models.dlib_faces import DlibDetector
+
+        return DlibDetector()
+
+    @cached_property
+    def recogniser(self) -> FaceRecogniser:
+        from engine.models.dlib_faces import DlibFaceId
+
+        return DlibFaceId()
+
+    @cached_property
+    def segmenter(self) -> Segmenter:
+        from engine.models.grabcut import GrabCut
+
+        return GrabCut()
+
+    @cached_property
+    def retoucher(self) -> Retoucher:
+        from engine.models.retouch import EdgePreservingRetoucher
+
+        return EdgePreservingRetoucher()
+
+    @cached_property
+    def enhancer(self) -> Enhancer:
+        from engine.models.lanczos import LanczosEnhancer
+
+        return LanczosEnhancer()
+
+    @cached_property
+    def fuser(self) -> FaceFuser:
+        from engine.models.landmark_fusion import LandmarkFuser
+
+        return LandmarkFuser()
+
+    @cached_property
+    def diffusion(self) -> Diffusion:
+        from engine.mini.model import load
+
+        return load(self._device)
+
+    def training_crop(self, rgb: Rgb, face: Face) -> Rgb:
+        return chip_crop(face, self.training.resolution).cut(rgb)
+
+    def portrait_crop(self, rgb: Rgb, face: Face) -> Crop:
+        return chip_crop(face, self.training.resolution)
+
+    def id_templates(self) -> list[Photo]:
+        from engine.images import read_photo
+
+        return [read_photo(path) for path in sorted(ID_TEMPLATES.glob("*.jpg"))]
