@@ -182,6 +182,7 @@ class JobFailed:
     photos: tuple[PhotoVerdict, ...] = ()
     reference: str = ""
     can_retry: bool = False
+    job_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,23 @@ class AlreadyBusy:
     """The person has a job of this kind under way."""
 
     job: JobView
+
+
+@dataclass(frozen=True)
+class QuotaReached:
+    """`what`: trainings, portraits, waiting_portraits, subjects, own_templates. `again_in_s`: None when time is no cure."""
+
+    what: str
+    limit: int
+    again_in_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Models:
+    """The person's subjects, newest first, and which of them portraits are made of."""
+
+    subjects: tuple[Subject, ...]
+    current_id: str | None
 
 
 @dataclass(frozen=True)
@@ -266,6 +284,8 @@ Reply = (
     | Cancelled
     | JobFailed
     | AlreadyBusy
+    | QuotaReached
+    | Models
     | Privacy
     | ConfirmForget
     | Forgotten
