@@ -11,7 +11,10 @@ from bot.replies import Choice, Reply
 
 @dataclass(frozen=True)
 class Button:
-    """`number` tells several of a kind apart (from 1; 0: there is only one); `name` is a category's or subject's name."""
+    """`number` tells several of a kind apart (from 1; 0: there is only one).
+
+    `name` is a category's or a subject's name, or "<" and ">" for paging.
+    """
 
     choice: Choice
     number: int = 0
@@ -115,11 +118,17 @@ def rows_of(reply: Reply) -> Rows:
             return _results(reply)
         case r.Models():
             return _models(reply)
+        case r.QueueStatus(jobs=jobs):
+            many = len(jobs) > 1
+            return tuple(
+                (Button(Choice("cancel_job", job.job_id), number if many else 0),) for number, job in enumerate(jobs, 1)
+            )
         case _:
-            return _plain_rows(reply)
+            return _row_of(reply)
 
 
-def _plain_rows(reply: Reply) -> Rows:
+def _row_of(reply: Reply) -> Rows:
+    """The replies whose buttons do not depend on much."""
     match reply:
         case r.Welcome(has_subject=True):
             return _row(Choice("gallery")), _row(Choice("train"), Choice("help"))
@@ -135,11 +144,6 @@ def _plain_rows(reply: Reply) -> Rows:
             return (_row(Choice("own_template"), Choice("gallery")),)
         case r.JobFailed(can_retry=True, job_id=job_id):
             return (_row(Choice("retry", job_id)),)
-        case r.QueueStatus(jobs=jobs):
-            many = len(jobs) > 1
-            return tuple(
-                (Button(Choice("cancel_job", job.job_id), number if many else 0),) for number, job in enumerate(jobs, 1)
-            )
         case r.Privacy():
             return (_row(Choice("forget")),)
         case r.ConfirmForget():

@@ -63,6 +63,23 @@ class PhotoVerdict:
 
 
 @dataclass(frozen=True)
+class Collection:
+    """The photos that a person has handed over for one training, in order. `is_checking`: verdicts are outstanding."""
+
+    session_id: str
+    photos: tuple[PhotoVerdict, ...]
+    is_checking: bool
+
+    @property
+    def usable(self) -> int:
+        return sum(photo.is_usable for photo in self.photos)
+
+    @property
+    def can_start(self) -> bool:
+        return not self.is_checking and self.usable >= MIN_PHOTOS
+
+
+@dataclass(frozen=True)
 class Subject:
     subject_id: str
     name: str

@@ -109,6 +109,11 @@ class Gallery:
 
 
 @dataclass(frozen=True)
+class AskTemplatePicture:
+    """Send me the picture that your face shall go into."""
+
+
+@dataclass(frozen=True)
 class OwnTemplateChecking:
     pass
 
@@ -194,7 +199,7 @@ class AlreadyBusy:
 
 @dataclass(frozen=True)
 class QuotaReached:
-    """`what`: trainings, portraits, waiting_portraits, subjects, own_templates. `again_in_s`: None when time is no cure."""
+    """`what`: trainings, portraits, open_portraits, subjects, own_templates. `again_in_s`: None if time is no cure."""
 
     what: str
     limit: int
@@ -272,6 +277,7 @@ Reply = (
     | Working
     | SubjectReady
     | Gallery
+    | AskTemplatePicture
     | OwnTemplateChecking
     | OwnTemplateReady
     | OwnTemplateRefused

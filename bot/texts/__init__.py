@@ -1,4 +1,4 @@
-"""Every sentence that people read, in English and Chinese. Plain text: each platform adds its own markup and escapes."""
+"""Every sentence that people read, in English and Chinese. Plain text: platforms add their own markup and escape it."""
 
 from __future__ import annotations
 

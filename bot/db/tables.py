@@ -1,0 +1,289 @@
+"""The tables. Only bot/db reads them; migrations follow them (a test compares).
+
+Ids are our own random strings. Times are UTC with a time zone. What belongs to a user hangs on `users` by foreign keys
+that delete with it, so that forgetting a user is deleting one row.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+_NAMES = {
+    "ix": "ix_%(column_0_label)s",
+    "uq": "uq_%(table_name)s_%(column_0_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Moment(TypeDecorator[datetime]):
+    """A point in time. SQLite drops the zone on the way in, so it is put back on the way out."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return value.astimezone(UTC) if value else None
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return value.replace(tzinfo=UTC) if value and value.tzinfo is None else value
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(naming_convention=_NAMES)
+    type_annotation_map = {datetime: Moment, dict[str, Any]: JSON, list[Any]: JSON, bool: Boolean, float: Float}  # noqa: RUF012
+
+
+def _id() -> Mapped[str]:
+    return mapped_column(String(40), primary_key=True)
+
+
+def _of_user() -> Mapped[str]:
+    return mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+
+
+class User(Base):
+    __tablename__ = "users"
+
+    id: Mapped[str] = _id()
+    created_at: Mapped[datetime]
+    current_subject_id: Mapped[str | None] = mapped_column(String(40))
+
+
+class Identity(Base):
+    """Who a user is on a platform. `is_dead`: the person blocked the bot; nothing is sent until they speak again."""
+
+    __tablename__ = "identities"
+
+    platform: Mapped[str] = mapped_column(String(16), primary_key=True)
+    person: Mapped[str] = mapped_column(String(64), primary_key=True)
+    user_id: Mapped[str] = _of_user()
+    language: Mapped[str] = mapped_column(String(8))
+    is_dead: Mapped[bool] = mapped_column(default=False)
+    dialogue: Mapped[dict[str, Any]]
+
+
+class Consent(Base):
+    __tablename__ = "consents"
+
+    id: Mapped[str] = _id()
+    user_id: Mapped[str] = _of_user()
+    version: Mapped[str] = mapped_column(String(32))
+    locale: Mapped[str] = mapped_column(String(8))
+    platform: Mapped[str] = mapped_column(String(16))
+    agreed_at: Mapped[datetime]
+
+
+class Turn(Base):
+    """An event of a platform that was handled, and what is still to be said because of it.
+
+    `tellings` is emptied and the person's address removed when everything was said; the rest only keeps the event from
+    being handled twice.
+    """
+
+    __tablename__ = "turns"
+    __table_args__ = (Index("ix_turns_unsaid", "person", postgresql_where=text("said_at IS NULL")),)
+
+    platform: Mapped[str] = mapped_column(String(16), primary_key=True)
+    event_id: Mapped[str] = mapped_column(String(96), primary_key=True)
+    chat: Mapped[str | None] = mapped_column(String(64))
+    person: Mapped[str | None] = mapped_column(String(64))
+    tellings: Mapped[list[Any]]
+    pressed_message: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    at: Mapped[datetime] = mapped_column(index=True)
+    said_at: Mapped[datetime | None]
+
+
+class Session(Base):
+    """A collection of photos. `version` counts changes to the set; a worker has judged it up to `checked_version`."""
+
+    __tablename__ = "sessions"
+
+    id: Mapped[str] = _id()
+    user_id: Mapped[str] = _of_user()
+    platform: Mapped[str] = mapped_column(String(16))
+    chat: Mapped[str] = mapped_column(String(64))
+    person: Mapped[str] = mapped_column(String(64))
+    state: Mapped[str] = mapped_column(String(16))  # collecting, training, trained
+    version: Mapped[int] = mapped_column(default=0)
+    checked_version: Mapped[int] = mapped_column(default=0)
+    reference_photo_id: Mapped[str | None] = mapped_column(String(40))
+    message_id: Mapped[str | None] = mapped_column(String(64))
+    message_is_picture: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[datetime]
+    touched_at: Mapped[datetime]
+
+
+class Photo(Base):
+    __tablename__ = "photos"
+    __table_args__ = (UniqueConstraint("session_id", "number"),)
+
+    id: Mapped[str] = _id()
+    user_id: Mapped[str] = _of_user()
+    session_id: Mapped[str] = mapped_column(ForeignKey("sessions.id", ondelete="CASCADE"))
+    number: Mapped[int]
+    verdict: Mapped[str] = mapped_column(String(16), default="unknown")
+    reason: Mapped[str | None] = mapped_column(String(32))
+    measures: Mapped[dict[str, Any]]
+    is_stored: Mapped[bool] = mapped_column(default=True)  # False after the training that used it
+    created_at: Mapped[datetime]
+
+
+class Subject(Base):
+    __tablename__ = "subjects"
+
+    id: Mapped[str] = _id()
+    user_id: Mapped[str] = _of_user()
+    name: Mapped[str] = mapped_column(String(64))
+    prefix: Mapped[str] = mapped_column(String(300))
+    likeness: Mapped[float | None]
+    real_likeness: Mapped[float | None]
+    preview_key: Mapped[str | None] = mapped_column(String(300))
+    created_at: Mapped[datetime]
+    used_at: Mapped[datetime]
+
+
+class OwnTemplate(Base):
+    __tablename__ = "templates"
+
+    id: Mapped[str] = _id()
+    user_id: Mapped[str] = _of_user()
+    number: Mapped[int]
+    key: Mapped[str] = mapped_column(String(300))
+    faces: Mapped[int | None]  # None until a worker has looked
+    created_at: Mapped[datetime]
+
+
+class Job(Base):
+    """One unit of work. `payload` is the contract's job; what it is about and where it is shown stands beside it.
+
+    `seen_*` fence off stale events. `shown` goes "no" -> "showing" -> "yes" for the final state.
+    """
+
+    __tablename__ = "jobs"
+
+    id: Mapped[str] = _id()
+    user_id: Mapped[str] = _of_user()
+    kind: Mapped[str] = mapped_column(String(16))
+    status: Mapped[str] = mapped_column(String(16), index=True)
+    attempt: Mapped[int] = mapped_column(default=1)
+    payload: Mapped[dict[str, Any]]
+    session_id: Mapped[str | None] = mapped_column(String(40), index=True)
+    session_version: Mapped[int | None]
+    subject_id: Mapped[str | None] = mapped_column(String(40))
+    template_id: Mapped[str | None] = mapped_column(String(64))
+    platform: Mapped[str] = mapped_column(String(16))
+    chat: Mapped[str] = mapped_column(String(64))
+    person: Mapped[str] = mapped_column(String(64))
+    message_id: Mapped[str | None] = mapped_column(String(64))
+    message_is_picture: Mapped[bool] = mapped_column(default=False)
+    stage: Mapped[str | None] = mapped_column(String(32))
+    fraction: Mapped[float] = mapped_column(default=0.0)
+    preview_key: Mapped[str | None] = mapped_column(String(300))
+    failure: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    result: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    seen_attempt: Mapped[int] = mapped_column(default=0)
+    seen_run: Mapped[int] = mapped_column(default=0)
+    seen_seq: Mapped[int] = mapped_column(default=0)
+    shown: Mapped[str] = mapped_column(String(8), default="no")
+    score: Mapped[float] = mapped_column(default=0.0)
+    created_at: Mapped[datetime] = mapped_column(index=True)
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class Portrait(Base):
+    __tablename__ = "portraits"
+
+    id: Mapped[str] = _id()
+    user_id: Mapped[str] = _of_user()
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    subject_id: Mapped[str | None] = mapped_column(String(40))
+    template_id: Mapped[str | None] = mapped_column(String(64))
+    number: Mapped[int]
+    key: Mapped[str] = mapped_column(String(300))
+    width: Mapped[int]
+    height: Mapped[int]
+    likeness: Mapped[float | None]
+    notes: Mapped[list[Any]]
+    created_at: Mapped[datetime]
+
+
+class Outbox(Base):
+    """Jobs decided but not yet in arq. Written with the job row; `sent_at` is set once arq has it."""
+
+    __tablename__ = "outbox"
+    __table_args__ = (
+        Index(
+            "ix_outbox_unsent",
+            "next_try_at",
+            postgresql_where=text("sent_at IS NULL"),
+            sqlite_where=text("sent_at IS NULL"),
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    attempt: Mapped[int]
+    created_at: Mapped[datetime]
+    next_try_at: Mapped[datetime]
+    tries: Mapped[int] = mapped_column(default=0)
+    last_error: Mapped[str | None] = mapped_column(Text)
+    sent_at: Mapped[datetime | None]
+
+
+class Inbox(Base):
+    """Raw updates of a platform, until they are handled."""
+
+    __tablename__ = "inbox"
+
+    platform: Mapped[str] = mapped_column(String(16), primary_key=True)
+    update_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    raw: Mapped[str] = mapped_column(Text)
+    received_at: Mapped[datetime]
+
+
+class Message(Base):
+    """A message of ours in a user's chat, so that /forget can delete it."""
+
+    __tablename__ = "messages"
+
+    platform: Mapped[str] = mapped_column(String(16), primary_key=True)
+    chat: Mapped[str] = mapped_column(String(64), primary_key=True)
+    message_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    user_id: Mapped[str] = _of_user()
+    person: Mapped[str] = mapped_column(String(64))
+    is_picture: Mapped[bool]
+    portrait_job_id: Mapped[str | None] = mapped_column(String(40), index=True)
+    at: Mapped[datetime]
+
+
+class KeptFile(Base):
+    """A platform's id of a picture uploaded before."""
+
+    __tablename__ = "kept_files"
+
+    platform: Mapped[str] = mapped_column(String(16), primary_key=True)
+    key: Mapped[str] = mapped_column(String(300), primary_key=True)
+    file_id: Mapped[str] = mapped_column(Text)
