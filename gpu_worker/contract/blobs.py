@@ -58,6 +58,11 @@ def job_prefix(user_id: str, job_id: str) -> str:
     return f"users/{user_id}/jobs/{job_id}"
 
 
+def run_prefix(output_prefix: str, attempt: int, run: int) -> str:
+    """Where one run of a job wrote its results: the (attempt, run) of the event that says that it succeeded."""
+    return f"{output_prefix}/{attempt}-{run}"
+
+
 def open_blobs(url: str) -> BlobStore:
     """`file:///path` or a plain path: a folder. `s3://bucket/prefix`: S3 or anything that speaks it (extra `s3`)."""
     if url.startswith("s3://"):
