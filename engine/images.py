@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import tempfile
 import warnings
@@ -11,16 +12,18 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from engine.errors import UnreadablePicture
 from engine.types import Mask, Photo, Rgb
 
+logger = logging.getLogger(__name__)
+
 MAX_BYTES = 40_000_000
 MAX_PIXELS = 50_000_000  # an uncompressed 50-megapixel picture takes 150 MB; phones make 12 to 50
 LONGEST_SIDE = 2048
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "HEIF", "AVIF")  # MPO: a phone's JPEG with a depth picture behind it
-STILL_WITH_SEVERAL_PICTURES = ("MPO", "HEIF")  # their other pictures are depth maps and bursts; the first one counts
+FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF")
+STILLS = ("MPO", "HEIF")  # may hold several pictures (MPO: a phone's JPEG with its depth map); the first one counts
 JPEG_QUALITY = 95
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
@@ -31,7 +34,7 @@ def read_photo(path: Path, longest_side: int = LONGEST_SIDE) -> Photo:
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
-            raise UnreadablePicture(path.name, f"the file has {size / 1e6:.0f} MB, at most {MAX_BYTES / 1e6:.0f} are read")
+            raise UnreadablePicture(path.name, f"{size / 1e6:.0f} MB, at most {MAX_BYTES / 1e6:.0f} are read")
         data = path.read_bytes()
     except OSError as error:
         raise UnreadablePicture(path.name, error.strerror or "the file cannot be read") from error
@@ -46,14 +49,14 @@ def decode(data: bytes, name: str, longest_side: int = LONGEST_SIDE) -> Rgb:
             warnings.simplefilter("ignore")  # Pillow's own warning about large pictures: the limit here is tighter
             with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
                 _refuse_by_header(picture, name)
-                picture.draft("RGB", (longest_side, longest_side))  # a JPEG decodes at 1/2, 1/4 or 1/8 where that is enough
+                picture.draft("RGB", (longest_side, longest_side))  # JPEG decodes at 1/2, 1/4, 1/8 if that is enough
                 picture.load()
                 return _as_srgb(picture, longest_side)
     except UnreadablePicture:
         raise
     except Image.DecompressionBombError as error:
         raise UnreadablePicture(name, f"more than {MAX_PIXELS / 1e6:.0f} megapixels") from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise UnreadablePicture(name, "not a JPEG, PNG, WebP, HEIC or AVIF picture") from error
     except Exception as error:
         raise UnreadablePicture(name, "the file is damaged") from error
@@ -69,10 +72,8 @@ def _register_heif() -> None:
 def _refuse_by_header(picture: Image.Image, name: str) -> None:
     width, height = picture.size
     if width * height > MAX_PIXELS:
-        raise UnreadablePicture(
-            name, f"{width * height / 1e6:.0f} megapixels, at most {MAX_PIXELS / 1e6:.0f} are read"
-        )
-    if picture.format not in STILL_WITH_SEVERAL_PICTURES and getattr(picture, "n_frames", 1) > 1:
+        raise UnreadablePicture(name, f"{width * height / 1e6:.0f} megapixels, at most {MAX_PIXELS / 1e6:.0f} are read")
+    if picture.format not in STILLS and getattr(picture, "n_frames", 1) > 1:
         raise UnreadablePicture(name, "an animated picture")
 
 
@@ -93,7 +94,8 @@ def _as_srgb(picture: Image.Image, longest_side: int) -> Rgb:
 
 def _with_srgb_colours(rgb: Image.Image, icc: bytes) -> Image.Image:
     try:
-        converted = ImageCms.profileToProfile(rgb, ImageCms.ImageCmsProfile(io.BytesIO(icc)), ImageCms.createProfile("sRGB"))
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+        converted = ImageCms.profileToProfile(rgb, profile, ImageCms.createProfile("sRGB"))
     except (ImageCms.PyCMSError, OSError):  # a broken colour profile does not spoil the picture
         return rgb
     return converted or rgb

@@ -18,10 +18,10 @@ from engine.images import fitted
 from engine.types import Embedding, Face, HeadPose, Points, Rgb
 
 WORKING_SIDE = 1000  # longest side in which faces are searched
-SMALLEST_AT_ONCE = 160  # px: the largest face is at least so wide -> no face half its width was missed without upsampling
+SMALLEST_AT_ONCE = 230  # px: is the largest face so wide, then no face of a third its width needs upsampling
 MIN_SCORE = 0.0  # of the HOG detector; below it, background is found
 BORDER = 0.25  # added around a picture in which no face was found: the detector needs room around a close-up
-TILTS = (-35, 35)  # degrees tried last: the detector itself bears about 25
+TILTS = (-35, 35, 90, -90, 180)  # degrees tried last: the detector bears about 25; photos without EXIF lie sideways
 
 # 14 of the 68 iBUG points on a mean head (centimetres; x to the picture's left, y up, z towards the camera).
 HEAD_POINTS = (17, 21, 22, 26, 36, 39, 42, 45, 31, 35, 48, 54, 57, 8)
@@ -61,15 +61,17 @@ def five_points(landmarks: Points) -> Points:
     ).astype(np.float32)
 
 
-def head_pose(landmarks: Points, size: tuple[int, int]) -> HeadPose:
-    """Rotation of the head in a picture of `size` (w, h), by fitting a mean head under a pinhole camera."""
-    width, height = size
-    focal = float(max(size))
-    camera = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
+def head_pose(landmarks: Points) -> HeadPose:
+    """Rotation of the head as it appears, by fitting a mean head under a camera that looks at the face's middle.
+
+    The camera's true axis is unknown (crops) and off-centre faces look as if turned; what counts is what is seen.
+    """
+    centre, extent = landmarks.mean(0), np.ptp(landmarks, axis=0).max()
+    focal = 6.0 * float(extent)  # a face seen from about a metre
+    camera = np.array([[focal, 0, centre[0]], [0, focal, centre[1]], [0, 0, 1]])
     points = landmarks[list(HEAD_POINTS)].astype(np.float64)
     # The model's axes turned into OpenCV's (x right, y down, z away): a frontal face then has no rotation.
-    model = HEAD_MODEL * np.array([-1.0, -1.0, -1.0])
-    _, rotation, _ = cv2.solvePnP(model, points, camera, None, flags=cv2.SOLVEPNP_SQPNP)
+    _, rotation, _ = cv2.solvePnP(-HEAD_MODEL, points, camera, None, flags=cv2.SOLVEPNP_SQPNP)
     matrix, _ = cv2.Rodrigues(rotation)
     yaw = np.degrees(np.arctan2(-matrix[0, 2], np.hypot(matrix[0, 0], matrix[0, 1])))
     pitch = np.degrees(np.arctan2(matrix[1, 2], matrix[2, 2]))
@@ -90,7 +92,7 @@ class DlibDetector:
         found = self._search(small)
         faces = [self._face(rgb, box / scale, score) for box, score in found]
         if not faces:
-            faces = self._among_tilted(rgb, small, scale)
+            faces = self._among_tilted(small, scale)
         return sorted(faces, key=lambda face: -face.area)
 
     def _search(self, small: Rgb) -> list[tuple[np.ndarray, float]]:
@@ -107,7 +109,7 @@ class DlibDetector:
             for b, score in zip(boxes, scores, strict=True)
         ]
 
-    def _among_tilted(self, rgb: Rgb, small: Rgb, scale: float) -> list[Face]:
+    def _among_tilted(self, small: Rgb, scale: float) -> list[Face]:
         """Faces that fill the frame or are tilted, looked for with room around them and the picture turned."""
         height, width = small.shape[:2]
         side = int(max(width, height) * (1 + 2 * BORDER))
@@ -116,33 +118,30 @@ class DlibDetector:
             canvas = min(side, WORKING_SIDE)
             turn[:, 2] += (canvas - np.array([width, height])) / 2
             turned = cv2.warpAffine(small, turn, (canvas, canvas), borderMode=cv2.BORDER_REPLICATE)
-            faces = [self._turned_face(rgb, turned, turn, scale, box, score) for box, score in self._run(turned, 0)]
+            faces = [self._turned_face(turned, turn, scale, box, score) for box, score in self._run(turned, 0)]
             if faces:
                 return faces
         return []
 
-    def _turned_face(
-        self, rgb: Rgb, turned: Rgb, turn: np.ndarray, scale: float, box: np.ndarray, score: float
-    ) -> Face:
+    def _turned_face(self, turned: Rgb, turn: np.ndarray, scale: float, box: np.ndarray, score: float) -> Face:
         back = cv2.invertAffineTransform(turn)
         landmarks = self._landmarks(turned, box) @ back[:, :2].T + back[:, 2]
         centre = back @ np.array([(box[0] + box[2]) / 2, (box[1] + box[3]) / 2, 1.0])
         half = (box[2] - box[0]) / 2 / np.hypot(turn[0, 0], turn[0, 1])
-        return _assembled(rgb, np.concatenate([centre - half, centre + half]) / scale, landmarks / scale, score)
+        return _assembled(np.concatenate([centre - half, centre + half]) / scale, landmarks / scale, score)
 
     def _face(self, rgb: Rgb, box: np.ndarray, score: float) -> Face:
-        return _assembled(rgb, box, self._landmarks(rgb, box), score)
+        return _assembled(box, self._landmarks(rgb, box), score)
 
     def _landmarks(self, rgb: Rgb, box: np.ndarray) -> np.ndarray:
         shape = self._predictor(rgb, dlib.rectangle(*(round(v) for v in box)))
         return np.array([[p.x, p.y] for p in shape.parts()], np.float64)
 
 
-def _assembled(rgb: Rgb, box: np.ndarray, landmarks: np.ndarray, score: float) -> Face:
+def _assembled(box: np.ndarray, landmarks: np.ndarray, score: float) -> Face:
     points = landmarks.astype(np.float32)
-    pose = head_pose(points, (rgb.shape[1], rgb.shape[0]))
     left, top, right, bottom = (float(v) for v in box)
-    return Face((left, top, right, bottom), five_points(points), points, score, pose)
+    return Face((left, top, right, bottom), five_points(points), points, score, head_pose(points))
 
 
 class DlibFaceId:
@@ -157,7 +156,8 @@ class DlibFaceId:
     def embed(self, rgb: Rgb, face: Face) -> Embedding:
         """(128,) float32."""
         box = dlib.rectangle(*(round(v) for v in face.box_xyxy))
-        shape = dlib.full_object_detection(box, dlib.points([dlib.point(round(x), round(y)) for x, y in face.landmarks]))
+        points = dlib.points([dlib.point(round(x), round(y)) for x, y in face.landmarks])
+        shape = dlib.full_object_detection(box, points)
         return np.array(self._network.compute_face_descriptor(np.ascontiguousarray(rgb), shape), np.float32)
 
     def likeness(self, a: Embedding, b: Embedding) -> float:
