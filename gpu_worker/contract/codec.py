@@ -1,4 +1,4 @@
-"""How a job travels through arq: as JSON on both sides, never as pickle (writing to Redis must not mean running code)."""
+"""How a job travels through arq: as JSON on both sides, never as pickle, by which writing to Redis would run code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gpu_worker.contract.jobs import JOB, CheckTemplate, InspectPhotos, MakePort
 
 AnyJob = InspectPhotos | CheckTemplate | TrainSubject | MakePortraits
 
-# How long a queued job may wait before arq calls it expired (its own default, a day, would lose jobs over a long outage).
+# How long a queued job may wait before arq calls it expired. Its default, a day, would lose jobs over a long outage.
 QUEUED_FOR_S = 30 * 24 * 3600
 # How long arq remembers a finished id and refuses to run it again.
 REMEMBERED_FOR_S = 24 * 3600

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from gpu_worker.contract.blobs import BlobNotFound
 
-# Part by part as in jobs.BlobKey; a part may not begin with a dot, so no key leads out of the folder or to a half-written file.
-_KEY = re.compile(r"[0-9a-zA-Z_-][0-9a-zA-Z_.-]*(/[0-9a-zA-Z_-][0-9a-zA-Z_.-]*)*")
+# As jobs.BlobKey: no part begins with a dot, so no key leads out of the folder or to a half-written file.
+_KEY = re.compile(r"[0-9a-zA-Z_-]+(/[0-9a-zA-Z_-][0-9a-zA-Z_.-]*)*")
 _UNFINISHED = ".unfinished-"
 
 

@@ -6,18 +6,18 @@ pair (`job_id`, `attempt`) names one decision of the bot to have it run.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION: Final = 1
 
 # Checks are short and answer people who are typing; they never wait behind a training (see gpu_worker/main.py).
 CHECK_QUEUE = "portrait:check"
 RENDER_QUEUE = "portrait:render"
 
 Id = Annotated[str, Field(pattern=r"^[0-9a-z]{6,40}$")]
-BlobKey = Annotated[str, Field(pattern=r"^[0-9a-zA-Z_-]+(/[0-9a-zA-Z_.-]+)*$", max_length=300)]
+BlobKey = Annotated[str, Field(pattern=r"^[0-9a-zA-Z_-]+(/[0-9a-zA-Z_-][0-9a-zA-Z_.-]*)*$", max_length=300)]
 Style = Literal["natural", "polished", "strict"]
 
 

@@ -1,0 +1,143 @@
+"""Puts one worker together: two queues, each with an engine process of its own, and a heartbeat.
+
+Checks answer people who are typing, so they never wait behind a training: they have a queue and a small process that
+loads detection and recognition only. This process itself never loads torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import socket
+import time
+from contextlib import suppress
+from importlib.metadata import version
+from typing import Literal
+
+from arq.connections import ArqRedis
+from redis.exceptions import RedisError
+
+from gpu_worker.background import beside, end
+from gpu_worker.claims import Claims
+from gpu_worker.contract.blobs import open_blobs
+from gpu_worker.contract.jobs import CHECK_QUEUE, QUEUE_OF_KIND, RENDER_QUEUE, TASK_OF_KIND, worker_key
+from gpu_worker.engine_messages import Options
+from gpu_worker.engine_process import EngineCannotStart, EngineDied, EngineProcess
+from gpu_worker.queues import connect, serve_queue
+from gpu_worker.settings import WorkerSettings
+from gpu_worker.tasks import JobRunner, WorkerParts
+from gpu_worker.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+_HEARTBEAT_EVERY_S = 5.0
+_HEARTBEAT_LIVES_S = 15
+
+
+async def run_worker(settings: WorkerSettings) -> int:
+    """Works until SIGTERM or SIGINT; then gives back what it is doing and returns 0. 1: the engine cannot start."""
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    worker_id = f"{socket.gethostname()}-{settings.device.replace(':', '')}-{secrets.token_hex(3)}"
+    redis = connect(settings.redis_url.get_secret_value())
+    workspace = Workspace(settings.work_dir)
+    parts = WorkerParts(
+        settings=settings,
+        redis=redis,
+        claims=Claims(redis, worker_id, settings.lease_s),
+        blobs=open_blobs(settings.blobs_url),
+        workspace=workspace,
+        stopping=stopping,
+    )
+    checks = _engine(settings, "load_checks")
+    renders = _engine(settings, "load_renders")
+    runners = {CHECK_QUEUE: JobRunner(parts, checks), RENDER_QUEUE: JobRunner(parts, renders)}
+    logger.info("worker %s: profile %s, device %s", worker_id, settings.profile, settings.device)
+    try:
+        async with beside(_beat(worker_id, parts, runners)):
+            await _serve(parts, redis, {CHECK_QUEUE: checks, RENDER_QUEUE: renders}, runners)
+    except EngineCannotStart as error:
+        logger.error("the engine cannot start: %s", error)
+        return 1
+    except EngineDied as error:
+        logger.error("the engine process died while it started: %s", error)
+        return 1
+    finally:
+        await asyncio.gather(checks.kill(), renders.kill())
+        workspace.close()
+        with suppress(RedisError, OSError):
+            await redis.delete(worker_key(worker_id))
+        await redis.aclose(close_connection_pool=True)
+    logger.info("worker %s ended", worker_id)
+    return 0
+
+
+def _engine(settings: WorkerSettings, loader: Literal["load_checks", "load_renders"]) -> EngineProcess:
+    options = Options(
+        entry=settings.engine_entry,
+        loader=loader,
+        profile=settings.profile,
+        device=settings.device,
+        memory_mib=settings.engine_memory_mib,
+        log_format=settings.log_format,
+        log_level=settings.log_level,
+    )
+    return EngineProcess(options, settings.start_timeout_s)
+
+
+async def _serve(
+    parts: WorkerParts, redis: ArqRedis, engines: dict[str, EngineProcess], runners: dict[str, JobRunner]
+) -> None:
+    """Raises what an engine raises that cannot start: a worker without one must not take jobs."""
+
+    async def serve(queue: str) -> None:
+        try:
+            await _start_or_stop(engines[queue], parts.stopping)
+            tasks = [TASK_OF_KIND[kind] for kind, name in QUEUE_OF_KIND.items() if name == queue]
+            logger.info("serving %s", queue)
+            await serve_queue(queue, tasks, runners[queue], redis, parts.settings.lease_s, parts.stopping)
+        finally:
+            parts.stopping.set()  # the other queue gives back what it is doing
+
+    results = await asyncio.gather(serve(CHECK_QUEUE), serve(RENDER_QUEUE), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+
+
+async def _start_or_stop(engine: EngineProcess, stopping: asyncio.Event) -> None:
+    """Warms the engine up, unless the worker is stopped meanwhile."""
+    starting, stop = asyncio.create_task(engine.start()), asyncio.create_task(stopping.wait())
+    await asyncio.wait({starting, stop}, return_when=asyncio.FIRST_COMPLETED)
+    await end(stop)
+    if starting.done():
+        starting.result()
+    else:
+        await end(starting)
+
+
+async def _beat(worker_id: str, parts: WorkerParts, runners: dict[str, JobRunner]) -> None:
+    """Tells the bot that there is a worker, and what it does."""
+    started_at = time.time()
+    while True:
+        busy = {f"{queue.rpartition(':')[2]}_job": runner.job_id or "" for queue, runner in runners.items()}
+        fields = {
+            "profile": parts.settings.profile,
+            "device": parts.settings.device,
+            "version": version("portrait-bot"),
+            "started_at": started_at,
+            "pid": os.getpid(),
+            **busy,
+        }
+        try:
+            async with parts.redis.pipeline() as pipe:
+                pipe.hset(worker_key(worker_id), mapping=fields)
+                pipe.expire(worker_key(worker_id), _HEARTBEAT_LIVES_S)
+                await pipe.execute()
+        except (RedisError, OSError) as error:
+            logger.warning("no heartbeat: %s", error)
+        await asyncio.sleep(_HEARTBEAT_EVERY_S)

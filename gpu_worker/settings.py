@@ -1,0 +1,59 @@
+"""What an operator may set for a worker: environment variables with the prefix PORTRAIT_, or a file `.env`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from gpu_worker.contract.jobs import JobKind
+
+
+class WorkerSettings(BaseSettings):
+    """Every field's description is its row in the README's settings table."""
+
+    model_config = SettingsConfigDict(env_prefix="PORTRAIT_", env_file=".env", extra="ignore", frozen=True)
+
+    redis_url: SecretStr = Field(
+        SecretStr("redis://127.0.0.1:6379/0"),
+        description="Redis or Valkey server of the queue: redis://, rediss:// or unix:// (a socket's path).",
+    )
+    blobs_url: str = Field(
+        "./data/blobs", description="Where photos, LoRAs and portraits lie: a folder, or s3://bucket/prefix."
+    )
+    profile: str = Field("mini", description="The models that the engine uses: mini (CPU) or sd15 (GPU).")
+    device: str = Field("auto", description="Device of the engine: auto, cpu, cuda or cuda:N.")
+    lease_s: float = Field(
+        30, gt=0.5, description="Seconds after which another worker takes over the job of one that died or hangs."
+    )
+    max_deaths: int = Field(
+        3, ge=1, description="A job during which this many workers in a row died is given up instead of tried again."
+    )
+    inspect_timeout_s: float = Field(
+        120, gt=0, description="Longest check of a set of photos or of a template, seconds."
+    )
+    train_timeout_s: float = Field(7200, gt=0, description="Longest training, seconds.")
+    portrait_timeout_s: float = Field(1200, gt=0, description="Longest portrait job, seconds.")
+    start_timeout_s: float = Field(600, gt=0, description="Longest start of the engine (loading its models), seconds.")
+    stop_grace_s: float = Field(
+        10, gt=0, description="Seconds that a stopped job gets to end between two steps before its process is killed."
+    )
+    progress_every_s: float = Field(2, ge=0, description="Least seconds between two progress events of one stage.")
+    work_dir: Path = Field(
+        Path("./data/work"),
+        description="Folder for the files of running jobs; emptied after each job and at the start.",
+    )
+    engine_memory_mib: int = Field(0, ge=0, description="Limit of an engine process's memory in MiB; 0: none.")
+    engine_entry: str = Field(
+        "gpu_worker.engine_jobs", description="Module with `load_checks` and `load_renders`; tests put in a stand-in."
+    )
+    log_format: Literal["plain", "json"] = Field("plain", description="Log lines for people or for machines.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
+
+    def timeout_s(self, kind: JobKind) -> float:
+        """Longest run of a job of that kind."""
+        if kind == "train":
+            return self.train_timeout_s
+        return self.portrait_timeout_s if kind == "portrait" else self.inspect_timeout_s

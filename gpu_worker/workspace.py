@@ -1,0 +1,213 @@
+"""The files of a running job: fetched from blobs into a folder of its own, results and checkpoints stored from there.
+
+In the folder: `photos/<photo_id>.jpg`, `template.jpg`, `subject/…`, `checkpoints/…` (inputs), `out/…` (results). The
+engine process sees this folder and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from gpu_worker.claims import Claim, Lease
+from gpu_worker.contract.blobs import BlobNotFound, BlobStore
+from gpu_worker.contract.codec import AnyJob
+from gpu_worker.contract.jobs import CheckTemplate, InspectPhotos, MakePortraits, PhotoRef, TrainSubject
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_LONGEST_PAUSE_S = 15.0
+
+
+class Workspace:
+    """A folder for job folders, locked while this worker lives. What dead workers left beside it is deleted."""
+
+    def __init__(self, work_dir: Path) -> None:
+        work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _delete_leftovers(work_dir)
+        self._folder = Path(tempfile.mkdtemp(prefix="worker-", dir=work_dir.absolute()))
+        self._lock = _locked(self._folder)
+
+    @contextmanager
+    def job_folder(self, claim: Claim) -> Iterator[Path]:
+        """An empty folder that is gone afterwards."""
+        folder = self._folder / f"{claim.job_id}-{claim.attempt}-{claim.run}"
+        folder.mkdir(mode=0o700)
+        for name in ("out", "checkpoints"):
+            (folder / name).mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def close(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+
+
+def _locked(folder: Path) -> int | None:
+    """A handle that holds the folder's lock, or None when another process holds it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    return handle
+
+
+def _delete_leftovers(work_dir: Path) -> None:
+    for folder in work_dir.glob("worker-*"):
+        try:
+            handle = _locked(folder)
+        except FileNotFoundError:  # another worker deletes it at this moment
+            continue
+        if handle is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(handle)
+
+
+async def persistently(action: Callable[[], Awaitable[T]], for_s: float) -> T:
+    """The result of `action`, tried again after an OSError for `for_s` seconds; then that error is raised."""
+    deadline, pause_s = asyncio.get_running_loop().time() + for_s, 0.5
+    while True:
+        try:
+            return await action()
+        except OSError as error:
+            if asyncio.get_running_loop().time() + pause_s > deadline:
+                raise
+            logger.warning("blobs cannot be reached, trying again: %s", error)
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
+async def fetch_inputs(job: AnyJob, folder: Path, blobs: BlobStore) -> None:
+    """What the job needs. Raises BlobNotFound when a blob is not there any more, OSError."""
+    match job:
+        case InspectPhotos():
+            await _fetch_photos(job.photos, folder, blobs)
+        case CheckTemplate():
+            await _fetch(job.template_key, folder / "template.jpg", blobs)
+        case TrainSubject():
+            await _fetch_photos(job.photos, folder, blobs)
+            await _fetch_checkpoint(job, folder / "checkpoints", blobs)
+        case MakePortraits():
+            await _fetch(job.template_key, folder / "template.jpg", blobs)
+            keys = await blobs.keys(job.subject_prefix)
+            if not keys:
+                raise BlobNotFound(job.subject_prefix)
+            for key in keys:
+                await _fetch(key, folder / "subject" / key.removeprefix(f"{job.subject_prefix}/"), blobs)
+
+
+async def _fetch_photos(photos: tuple[PhotoRef, ...], folder: Path, blobs: BlobStore) -> None:
+    for photo in photos:
+        await _fetch(photo.key, folder / "photos" / f"{photo.photo_id}.jpg", blobs)
+
+
+async def _fetch(key: str, path: Path, blobs: BlobStore) -> None:
+    data = await blobs.get(key)
+    await asyncio.to_thread(_write, path, data)
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+async def store_results(folder: Path, prefix: str, blobs: BlobStore) -> None:
+    """Every file under `folder` as a blob under `prefix`. Raises OSError."""
+    for path in _visible_files(folder):
+        await blobs.put(f"{prefix}/{path.relative_to(folder).as_posix()}", await asyncio.to_thread(path.read_bytes))
+
+
+def _visible_files(folder: Path) -> list[Path]:
+    """Files that are whole: one that is being written has a name with a dot in front."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+
+
+# Checkpoints: a run stores files under a prefix of its own and names them in a manifest, which is replaced in one step.
+
+
+def checkpoints_prefix(job: TrainSubject) -> str:
+    """Where the checkpoints of a training lie until it has ended."""
+    return f"{job.output_prefix}/checkpoint-{job.job_id}"
+
+
+async def _fetch_checkpoint(job: TrainSubject, folder: Path, blobs: BlobStore) -> None:
+    keys = await blobs.keys(checkpoints_prefix(job))
+    manifests = [key for key in keys if key.endswith("/manifest.json")]
+    if not manifests:
+        return
+    newest = max(manifests, key=lambda key: tuple(int(number) for number in key.split("/")[-2].split("-")))
+    for name, key in json.loads(await blobs.get(newest)).items():
+        await _fetch(key, folder / name, blobs)
+    logger.info("resuming from a checkpoint of run %s", newest.split("/")[-2])
+
+
+class CheckpointMirror:
+    """Keeps the newest state of a training's checkpoint folder in blobs, so that any worker can go on from it."""
+
+    def __init__(self, job: TrainSubject, lease: Lease, folder: Path, blobs: BlobStore) -> None:
+        self._lease, self._folder, self._blobs = lease, folder, blobs
+        self._all_runs = checkpoints_prefix(job)
+        self._this_run = f"{self._all_runs}/{lease.claim.attempt}-{lease.claim.run}"
+        self._stored: dict[str, tuple[int, int]] = {}
+        self._keys: dict[str, str] = {}
+        self._versions = 0
+
+    async def keep(self, every_s: float) -> None:
+        """Stores what is new until cancelled. A store that is away costs a warning: the training goes on."""
+        while True:
+            await asyncio.sleep(every_s)
+            try:
+                await self.store()
+            except OSError as error:
+                logger.warning("checkpoint not stored: %s", error)
+
+    async def store(self) -> None:
+        """Stores the folder if it changed. Raises OSError."""
+        seen = self._look()
+        if seen == self._stored or self._lease.lost.is_set():
+            return
+        keys: dict[str, str] = {}
+        for name, version in seen.items():
+            keys[name] = self._keys[name] if self._stored.get(name) == version else await self._put(name)
+        if self._look() != seen:
+            return  # it was being written: files of two checkpoints may be mixed; next time
+        await self._blobs.put(f"{self._this_run}/manifest.json", json.dumps(keys).encode())
+        self._stored, self._keys = seen, keys
+        await self._delete_all_but({f"{self._this_run}/manifest.json", *keys.values()})
+
+    def _look(self) -> dict[str, tuple[int, int]]:
+        found = {}
+        for path in _visible_files(self._folder):
+            try:
+                status = path.stat()
+            except FileNotFoundError:  # deleted between listing and looking
+                continue
+            found[path.relative_to(self._folder).as_posix()] = (status.st_mtime_ns, status.st_size)
+        return found
+
+    async def _put(self, name: str) -> str:
+        self._versions += 1  # a key is never written twice: an older manifest stays true until it is replaced
+        key = f"{self._this_run}/{self._versions}/{name}"
+        await self._blobs.put(key, await asyncio.to_thread((self._folder / name).read_bytes))
+        return key
+
+    async def _delete_all_but(self, kept: set[str]) -> None:
+        for key in await self._blobs.keys(self._all_runs):
+            if key not in kept:
+                await self._blobs.delete_prefix(key)

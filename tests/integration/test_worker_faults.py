@@ -1,0 +1,183 @@
+"""What must hold when workers, Redis and machines die or sleep in the middle of a job."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from gpu_worker.contract.events import Progress
+from gpu_worker.contract.jobs import claims_key, lease_key
+from tests.integration.conftest import Workers
+from tests.stand_in_engine import STEPS_PER_CHECKPOINT
+from tests.worker_bench import Bench
+
+LEASE_S = 2
+POLL_S = 0.5
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+async def worker_of(bench: Bench, job_id: str, processes: list[subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
+    """The process that holds the job: the one with a child that has the job's folder in use."""
+    value: bytes = await bench.redis.get(lease_key(job_id))
+    holder = value.decode().split(":")[2]
+    busy = await bench.redis.hget(f"portrait:worker:{holder}", "pid")
+    return next(process for process in processes if process.pid == int(busy))
+
+
+async def test_a_killed_workers_training_goes_on_elsewhere_from_its_checkpoint(bench: Bench, workers: Workers) -> None:
+    pair = [workers.start(bench.server), workers.start(bench.server)]
+    job = await bench.train("take 60")
+    await bench.enqueue(job)
+    await bench.step(job, 23)
+    victim = await worker_of(bench, job.job_id, pair)
+    engines = children_of(victim.pid)
+    victim.kill()
+    killed_at = time.monotonic()
+    await bench.until(job, lambda event: event.run == 2)
+    assert time.monotonic() - killed_at < LEASE_S + 2 * POLL_S + 0.5
+    assert not [pid for pid in engines if is_alive(pid)]
+    succeeded = await bench.outcome(job)
+    await bench.until_arq_forgot(job)
+    assert len(await bench.outcomes(job)) == 1
+    reached = max(event.done for event in await bench.events(job) if isinstance(event, Progress) and event.run == 1)
+    resumed_at = json.loads(await bench.blobs.get(f"{succeeded.result.files_prefix}/subject.json"))["resumed_at"]
+    assert reached - resumed_at <= 2 * STEPS_PER_CHECKPOINT  # one interval, and a checkpoint on its way to the store
+
+
+async def test_a_worker_that_wakes_up_after_its_lease_leaves_the_job_alone(bench: Bench, workers: Workers) -> None:
+    pair = [workers.start(bench.server), workers.start(bench.server)]
+    job = await bench.train("take 80")
+    await bench.enqueue(job)
+    await bench.step(job, 8)
+    sleeper = await worker_of(bench, job.job_id, pair)
+    sleeper.send_signal(signal.SIGSTOP)
+    await bench.step(job, 12, run=2)
+    sleeper.send_signal(signal.SIGCONT)
+    succeeded = await bench.outcome(job)
+    assert succeeded.run == 2
+    await bench.until_arq_forgot(job)
+    await asyncio.sleep(0.5)
+    assert len(await bench.outcomes(job)) == 1
+    first_of_second_run = next(i for i, event in enumerate(await bench.events(job)) if event.run == 2)
+    assert {event.run for event in (await bench.events(job))[first_of_second_run:]} == {2}
+    after = await bench.train()
+    await bench.enqueue(after)
+    assert (await bench.outcome(after)).event == "succeeded"
+    assert sleeper.poll() is None
+
+
+async def test_a_job_that_kills_worker_after_worker_is_given_up(bench: Bench, workers: Workers) -> None:
+    job = await bench.train("take 500")
+    await bench.enqueue(job)
+    for run in (1, 2):
+        worker = workers.start(bench.server, lease_s="0.6", max_deaths="2")
+        await bench.step(job, 1, run=run)
+        worker.kill()
+    workers.start(bench.server, lease_s="0.6", max_deaths="2")
+    failed = await bench.outcome(job)
+    assert (failed.kind, failed.reason) == ("permanent", "worker_died")
+    after = await bench.train()
+    await bench.enqueue(after)
+    assert (await bench.outcome(after)).event == "succeeded"
+
+
+async def test_an_outage_of_redis_longer_than_the_lease_interrupts_no_training(
+    lasting_bench: Bench, workers: Workers
+) -> None:
+    worker = workers.start(lasting_bench.server)
+    job = await lasting_bench.train("take 90")
+    await lasting_bench.enqueue(job)
+    await lasting_bench.step(job, 5)
+    lasting_bench.server.kill()
+    await asyncio.sleep(LEASE_S + 1)
+    lasting_bench.server.start()
+    succeeded = await lasting_bench.outcome(job)
+    assert (succeeded.run, succeeded.result.steps) == (1, 90)
+    await lasting_bench.until_arq_forgot(job)
+    after = await lasting_bench.train()
+    await lasting_bench.enqueue(after)
+    assert (await lasting_bench.outcome(after)).event == "succeeded"
+    assert worker.poll() is None
+
+
+async def test_a_training_that_ends_while_redis_is_away_is_reported_once(
+    lasting_bench: Bench, workers: Workers
+) -> None:
+    workers.start(lasting_bench.server)
+    job = await lasting_bench.train("take 20")
+    await lasting_bench.enqueue(job)
+    await lasting_bench.step(job, 5)
+    lasting_bench.server.kill()
+    await asyncio.sleep(4)
+    lasting_bench.server.start()
+    await lasting_bench.outcome(job)
+    await lasting_bench.until_arq_forgot(job, 15)
+    assert len(await lasting_bench.outcomes(job)) == 1
+    assert (await lasting_bench.outcome(job)).run == 1
+
+
+async def test_a_redis_that_forgot_everything_still_gets_the_outcome(bench: Bench, workers: Workers) -> None:
+    workers.start(bench.server)
+    job = await bench.train("take 40")
+    await bench.enqueue(job)
+    await bench.step(job, 5)
+    await bench.redis.flushdb()
+    await bench.until(job, lambda event: isinstance(event, Progress))
+    await bench.enqueue(job)  # as a bot that finds its job gone would
+    succeeded = await bench.outcome(job)
+    assert succeeded.run == 1
+    await bench.until_arq_forgot(job)
+    assert len(await bench.outcomes(job)) == 1
+
+
+async def test_no_engine_process_outlives_a_stopped_or_killed_worker(bench: Bench, workers: Workers) -> None:
+    for how in (signal.SIGKILL, signal.SIGTERM):
+        worker = workers.start(bench.server)
+        job = await bench.inspect()
+        await bench.enqueue(job)
+        await bench.outcome(job)
+        engines = children_of(worker.pid)
+        assert len(engines) == 2
+        worker.send_signal(how)
+        await asyncio.to_thread(worker.wait, 5)
+        await asyncio.sleep(0.2)
+        assert not [pid for pid in engines if is_alive(pid)]
+
+
+async def test_a_killed_engine_is_replaced_and_its_training_goes_on(bench: Bench, workers: Workers) -> None:
+    worker = workers.start(bench.server)
+    job = await bench.train("take 30")
+    await bench.enqueue(job)
+    await bench.step(job, 12)
+    for pid in children_of(worker.pid):
+        os.kill(pid, signal.SIGKILL)
+    succeeded = await bench.outcome(job)
+    assert (succeeded.run, succeeded.result.steps) == (1, 20)
+
+
+async def test_what_is_kept_in_redis_of_a_finished_job_is_small_and_ends(bench: Bench, workers: Workers) -> None:
+    workers.start(bench.server)
+    job = await bench.inspect()
+    await bench.enqueue(job)
+    await bench.outcome(job)
+    await bench.until_arq_forgot(job)
+    await asyncio.sleep(0.2)
+    assert not await bench.redis.exists(lease_key(job.job_id))
+    kept = [key async for key in bench.redis.scan_iter(f"*{job.job_id}*")]
+    assert sorted(kept) == sorted([claims_key(job.job_id).encode(), f"arq:result:{job.job_id}:1".encode()])
+    assert all([await bench.redis.ttl(key) > 0 for key in kept])

@@ -1,0 +1,146 @@
+"""An engine for tests of everything around it: fast, without any model, and bad on demand.
+
+It behaves as the real one towards its worker: reports steps, stops between two of them, writes checkpoints and resumes
+from them, makes pictures. A photo (or template) that begins with `DO <what>` instead of a picture makes it misbehave:
+
+    DO crash          dies of a signal, every time
+    DO crash once     dies, unless the job folder shows that it did already
+    DO hang           neither ends nor hears a stop
+    DO refuse         UnusablePhotos
+    DO fail           an error that nobody foresaw
+    DO take <n>       trains n steps of 50 ms instead of 4
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+from PIL import Image
+
+from engine.errors import UnusablePhotos
+from engine.progress import Progress, Stage
+from engine.types import PhotoReport, Reason, Verdict
+from gpu_worker.contract.events import (
+    Checkpoint,
+    CheckTemplateResult,
+    InspectResult,
+    PhotoVerdict,
+    PortraitFile,
+    PortraitResult,
+    TemplateFace,
+    TrainResult,
+)
+from gpu_worker.contract.jobs import CheckTemplate, InspectPhotos, MakePortraits, TrainSubject
+from gpu_worker.engine_child import AnyResult, Runner, Tell
+from gpu_worker.engine_messages import Run
+
+STEP_S = 0.05
+STEPS_PER_CHECKPOINT = 5
+
+
+def load_checks(profile: str, device: str) -> Runner:
+    return _run
+
+
+def load_renders(profile: str, device: str) -> Runner:
+    return _run
+
+
+def _run(request: Run, tell: Tell) -> AnyResult:
+    match request.job:
+        case InspectPhotos() as job:
+            return _inspect(job, request.folder)
+        case CheckTemplate():
+            _obey(_order_in(request.folder / "template.jpg"), request.folder)
+            return CheckTemplateResult(faces=(TemplateFace(box_xyxy=(0.3, 0.2, 0.7, 0.6)),))
+        case TrainSubject() as job:
+            return _train(job, request, tell)
+        case MakePortraits() as job:
+            return _portraits(job, request, tell)
+
+
+def _order_in(path: Path) -> str:
+    data = path.read_bytes()
+    return data.decode().removeprefix("DO ") if data.startswith(b"DO ") else ""
+
+
+def _order(folder: Path) -> str:
+    return next((order for path in sorted((folder / "photos").iterdir()) if (order := _order_in(path))), "")
+
+
+def _obey(order: str, folder: Path) -> None:
+    mark = folder / "crashed"
+    if order == "crash" or (order == "crash once" and not mark.exists()):
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if order == "hang":
+        time.sleep(3600)
+    if order == "fail":
+        raise RuntimeError("nobody foresaw this")
+    if order == "refuse":
+        names = [path.name for path in sorted((folder / "photos").iterdir())]
+        raise UnusablePhotos(0, 5, [PhotoReport(name, Verdict.REFUSED, Reason.NO_FACE) for name in names])
+
+
+def _inspect(job: InspectPhotos, folder: Path) -> InspectResult:
+    _obey(_order(folder), folder)
+    verdicts = tuple(PhotoVerdict(photo_id=photo.photo_id, verdict="ok") for photo in job.photos)
+    return InspectResult(photos=verdicts, usable=len(verdicts), reference=verdicts[0].photo_id)
+
+
+def _train(job: TrainSubject, request: Run, tell: Tell) -> TrainResult:
+    order = _order(request.folder)
+    tell(Progress(Stage.INSPECT, 1, 1))
+    _obey(order, request.folder)
+    steps = int(order.split()[1]) if order.startswith("take ") else 4
+    state = request.folder / "checkpoints" / "state.json"
+    begin = json.loads(state.read_text())["step"] if state.exists() else 0
+    out = request.folder / "out"
+    for step in range(begin + 1, steps + 1):
+        tell(Progress(Stage.TRAIN, step, steps))
+        time.sleep(STEP_S)
+        if step % STEPS_PER_CHECKPOINT == 0:
+            hidden = state.with_name(f".{state.name}")
+            hidden.write_text(json.dumps({"step": step}))
+            hidden.rename(state)
+            preview = request.folder / f"preview-{step}.jpg"
+            _picture(preview)
+            tell(Progress(Stage.VALIDATE, step, steps, preview))
+    (out / "lora.safetensors").write_bytes(b"weights")
+    _picture(out / "reference.jpg")
+    (out / "subject.json").write_text(json.dumps({"resumed_at": begin}))
+    return TrainResult(
+        photos=tuple(PhotoVerdict(photo_id=photo.photo_id, verdict="ok") for photo in job.photos),
+        usable=len(job.photos),
+        held_out=(job.photos[0].photo_id,),
+        steps=steps - begin,
+        checkpoints=(Checkpoint(step=steps, likeness=0.8),),
+        likeness=0.8,
+        recogniser="stand-in",
+        files_prefix=request.prefix,
+        preview_key=f"{request.prefix}/reference.jpg",
+        seconds={"train": (steps - begin) * STEP_S},
+    )
+
+
+def _portraits(job: MakePortraits, request: Run, tell: Tell) -> PortraitResult:
+    _obey(_order_in(request.folder / "template.jpg"), request.folder)
+    (request.folder / "subject" / "lora.safetensors").read_bytes()
+    for number in range(job.count):
+        for done in range(3):
+            tell(Progress(Stage.FIRST_DIFFUSION, done, 3), number, job.count)
+            time.sleep(STEP_S)
+        _picture(request.folder / "out" / f"portrait-{number + 1}.jpg")
+    files = tuple(
+        PortraitFile(key=f"{request.prefix}/portrait-{number + 1}.jpg", width=64, height=64, likeness=0.7)
+        for number in range(job.count)
+    )
+    return PortraitResult(portraits=files, seconds={"first_diffusion": 0.1})
+
+
+def _picture(path: Path) -> None:
+    Image.new("RGB", (64, 64), "teal").save(path, "JPEG")

@@ -1,0 +1,139 @@
+"""The bot's side of the queue, for tests: enqueue jobs, read the event stream, cancel."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any, Self
+
+from redis.exceptions import RedisError
+
+from gpu_worker.contract import codec
+from gpu_worker.contract.blobs import BlobStore
+from gpu_worker.contract.events import EVENT, EVENT_FIELD, EVENT_STREAM, Failed, Progress, Started, Succeeded
+from gpu_worker.contract.jobs import (
+    QUEUE_OF_KIND,
+    TASK_OF_KIND,
+    CheckTemplate,
+    InspectPhotos,
+    MakePortraits,
+    PhotoRef,
+    TrainSubject,
+    arq_job_id,
+    cancel_key,
+)
+from gpu_worker.queues import connect
+from tests.valkey import ValkeyServer
+
+AnyEvent = Started | Progress | Succeeded | Failed
+
+
+class Bench:
+    def __init__(self, server: ValkeyServer, blobs: BlobStore) -> None:
+        self.server, self.blobs = server, blobs
+        self.redis = connect(server.url)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.redis.aclose(close_connection_pool=True)
+
+    async def photos(self, order: str = "") -> tuple[PhotoRef, ...]:
+        """Five photos in blobs; the first one holds an order for the stand-in engine."""
+        user = secrets.token_hex(4)
+        refs = tuple(PhotoRef(photo_id=f"photo{n}", key=f"users/{user}/photos/photo{n}.jpg") for n in range(5))
+        for n, ref in enumerate(refs):
+            await self.blobs.put(ref.key, f"DO {order}".encode() if order and n == 0 else b"picture")
+        return refs
+
+    async def inspect(self, order: str = "") -> InspectPhotos:
+        return InspectPhotos(job_id=secrets.token_hex(6), photos=await self.photos(order))
+
+    async def check_template(self) -> CheckTemplate:
+        await self.blobs.put("templates/some.jpg", b"picture")
+        return CheckTemplate(job_id=secrets.token_hex(6), template_key="templates/some.jpg")
+
+    async def train(self, order: str = "") -> TrainSubject:
+        job_id = secrets.token_hex(6)
+        return TrainSubject(
+            job_id=job_id,
+            subject_id="subject1",
+            photos=await self.photos(order),
+            output_prefix=f"users/u1/subjects/{job_id}",
+            seed=1,
+        )
+
+    async def portraits(self, subject_prefix: str, count: int = 1) -> MakePortraits:
+        await self.blobs.put("templates/some.jpg", b"picture")
+        job_id = secrets.token_hex(6)
+        return MakePortraits(
+            job_id=job_id,
+            subject_id="subject1",
+            subject_prefix=subject_prefix,
+            template_key="templates/some.jpg",
+            output_prefix=f"users/u1/jobs/{job_id}",
+            count=count,
+            seed=1,
+        )
+
+    async def enqueue(self, job: codec.AnyJob, attempt: int = 1) -> bool:
+        """Whether arq took it: an id that it knows is refused."""
+        job = job.model_copy(update={"attempt": attempt})
+        queued = await self.redis.enqueue_job(
+            TASK_OF_KIND[job.kind],
+            codec.job_payload(job),
+            _job_id=arq_job_id(job.job_id, attempt),
+            _queue_name=QUEUE_OF_KIND[job.kind],
+        )
+        return queued is not None
+
+    async def cancel(self, job: codec.AnyJob) -> None:
+        await self.redis.set(cancel_key(job.job_id), "1", ex=86400)
+
+    async def events(self, job: codec.AnyJob | None = None) -> list[AnyEvent]:
+        entries: list[tuple[bytes, dict[bytes, bytes]]] = await self.redis.xrange(EVENT_STREAM)
+        events = [EVENT.validate_json(fields[EVENT_FIELD.encode()]) for _, fields in entries]
+        return [event for event in events if job is None or event.job_id == job.job_id]
+
+    async def outcome(self, job: codec.AnyJob, within_s: float = 15) -> Any:
+        """The Succeeded or Failed of a job."""
+        found = await self.until(job, lambda event: isinstance(event, Succeeded | Failed), within_s)
+        return found
+
+    async def outcomes(self, job: codec.AnyJob) -> list[AnyEvent]:
+        return [event for event in await self.events(job) if isinstance(event, Succeeded | Failed)]
+
+    async def until(self, job: codec.AnyJob, fits: Callable[[AnyEvent], bool], within_s: float = 15) -> AnyEvent:
+        """The first event of the job that fits."""
+        deadline = time.monotonic() + within_s
+        while time.monotonic() < deadline:
+            try:
+                events = await self.events(job)
+            except (RedisError, OSError):
+                events = []
+            for event in events:
+                if fits(event):
+                    return event
+            await asyncio.sleep(0.05)
+        raise AssertionError(f"no such event within {within_s} s; there were {await self.events(job)}")
+
+    async def step(self, job: codec.AnyJob, done: int, run: int = 1, within_s: float = 15) -> AnyEvent:
+        """Waits until run `run` of a training has done that many steps."""
+        return await self.until(
+            job,
+            lambda event: (
+                isinstance(event, Progress) and event.stage == "train" and event.done >= done and event.run == run
+            ),
+            within_s,
+        )
+
+    async def until_arq_forgot(self, job: codec.AnyJob, within_s: float = 10) -> None:
+        """Until arq neither holds nor runs the job."""
+        deadline = time.monotonic() + within_s
+        while await self.redis.exists(f"arq:job:{arq_job_id(job.job_id, job.attempt)}"):
+            if time.monotonic() > deadline:
+                raise AssertionError("arq still holds the job")
+            await asyncio.sleep(0.05)
