@@ -1,4 +1,4 @@
-"""A person at the sandbox, for the demo and for tests: says things, sends photos, presses buttons, and waits for answers."""
+"""A person at the sandbox, for the demo and for tests: talks, sends photos, presses buttons, waits for answers."""
 
 from __future__ import annotations
 
@@ -108,7 +108,8 @@ class Person:
         place = 0
         while True:
             async with self._heard:
-                await self._heard.wait_for(lambda: len(self.seen) > place)
+                while len(self.seen) <= place:
+                    await self._heard.wait()
             yield self.seen[place]
             place += 1
 

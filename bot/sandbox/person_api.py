@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import mimetypes
 from pathlib import Path
@@ -87,10 +88,8 @@ class PersonApi:
         seq = int(after) if after else self._world.last_event
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
         await response.prepare(request)
-        try:
+        with contextlib.suppress(ConnectionResetError):  # the page was closed
             await self._stream(response, chat_id, seq)
-        except ConnectionResetError:
-            pass  # the page was closed
         return response
 
     async def _stream(self, response: web.StreamResponse, chat_id: int, seq: int) -> None:

@@ -1,0 +1,67 @@
+"""Updates are on disk before Telegram may forget them, and are handled side by side, each chat in its own order.
+
+The Updater awaits `put` of its queue before it polls with the next offset, so a queue that commits in `put` loses
+nothing to a kill at any moment. What was stored and not handled is put in again at the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable
+from typing import Any
+from weakref import WeakValueDictionary
+
+import telegram
+from telegram import Update
+from telegram.ext import BaseUpdateProcessor
+
+from bot.core import Inbox
+from bot.telegram_chat.chat import PLATFORM
+
+MAX_AT_ONCE = 256
+
+
+class InboxQueue(asyncio.Queue[object]):
+    """Given to ApplicationBuilder.update_queue."""
+
+    def __init__(self, inbox: Inbox) -> None:
+        super().__init__()
+        self._inbox = inbox
+
+    async def put(self, item: object) -> None:
+        # What is not new stands in the queue already, or was handled before Telegram heard of it.
+        if isinstance(item, Update) and not await self._inbox.store(PLATFORM, item.update_id, item.to_json()):
+            return
+        await super().put(item)
+
+    async def replay(self, bot: telegram.Bot) -> int:
+        """Puts in what an earlier process stored and did not finish; how many."""
+        pending = await self._inbox.pending(PLATFORM)
+        for raw in pending:
+            await super().put(Update.de_json(json.loads(raw), bot))
+        return len(pending)
+
+
+class PerChat(BaseUpdateProcessor):
+    """Nobody waits for somebody else; what one chat says is handled in the order it was said."""
+
+    def __init__(self, inbox: Inbox) -> None:
+        super().__init__(MAX_AT_ONCE)
+        self._inbox = inbox
+        self._locks: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
+
+    async def initialize(self) -> None:
+        pass
+
+    async def shutdown(self) -> None:
+        pass
+
+    async def do_process_update(self, update: object, coroutine: Awaitable[Any]) -> None:
+        assert isinstance(update, Update)
+        chat = update.effective_chat.id if update.effective_chat else 0
+        lock = self._locks.setdefault(chat, asyncio.Lock())
+        async with lock:
+            await coroutine
+        # Handlers report what breaks and never raise; a cancelled one does not get here and is replayed.
+        await self._inbox.done(PLATFORM, update.update_id)
