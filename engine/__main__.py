@@ -80,8 +80,9 @@ def _parser() -> argparse.ArgumentParser:
         one = directions.add_parser(direction, parents=[common], help=explanation)
         one.add_argument("subject", type=Path, metavar="SUBJECT")
         one.add_argument("file", type=Path, metavar="FILE.safetensors")
-        one.add_argument("--layout", choices=("kohya", "diffusers"), default="kohya", help="of an exported file")
         one.set_defaults(command=_export_lora if direction == "export" else _import_lora)
+        if direction == "export":
+            one.add_argument("--layout", choices=("kohya", "diffusers"), default="kohya")
     return parser
 
 
@@ -124,8 +125,11 @@ def _portrait(options: argparse.Namespace) -> Json:
 
 def _export_lora(options: argparse.Namespace) -> Json:
     from engine.lora import export_file
+    from engine.profiles import load_profile
 
-    return export_file(options.subject, options.file, options.layout)
+    if options.layout == "kohya":
+        return export_file(options.subject, options.file)
+    return export_file(options.subject, options.file, load_profile(options.profile, options.device).diffusion)
 
 
 def _import_lora(options: argparse.Namespace) -> Json:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -11,6 +12,9 @@ from engine.images import read_photo
 from engine.inspection import PhotoFindings, examine
 from engine.models.dlib_faces import DlibDetector, DlibFaceId
 from engine.types import Photo
+
+if TYPE_CHECKING:
+    from engine.diffusion import Diffusion
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +46,25 @@ def examined(
         return known[name]
 
     return find
+
+
+@pytest.fixture
+def random_diffusion() -> Iterator[Diffusion]:
+    """The small model's networks with random weights, and a check that nobody left a trace in them."""
+    import torch
+    from transformers import CLIPTokenizer
+
+    from engine.diffusion import Diffusion
+    from engine.mini import architecture
+
+    torch.manual_seed(0)
+    tokenizer = CLIPTokenizer.from_pretrained(Path(architecture.__file__).parent / "weights" / "tokenizer")
+    text = architecture.new_text_encoder(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
+    unet, vae = architecture.new_unet(), architecture.new_vae()
+    for network in (unet, vae, text):
+        network.eval().requires_grad_(False)
+    before = {key: value.clone() for key, value in (unet.state_dict() | text.state_dict()).items()}
+    yield Diffusion(unet, vae, text, tokenizer, {}, architecture.SCHEDULER)
+    after = unet.state_dict() | text.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)

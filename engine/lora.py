@@ -1,0 +1,290 @@
+"""LoRA on a diffusion model: put in, take out, save, load, merge. The base weights are never changed.
+
+In memory and on disk a LoRA is one flat mapping in the layout that web UIs know (kohya): per module
+`lora_unet_<path with _>` or `lora_te_text_model_<path with _>` the three tensors `.lora_down.weight` (rank, in),
+`.lora_up.weight` (out, rank) and `.alpha`; the module's weights change by alpha / rank * up @ down.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from engine.errors import EngineError
+from engine.images import write_whole
+from engine.types import SubjectFiles
+
+if TYPE_CHECKING:
+    from engine.diffusion import Diffusion
+
+logger = logging.getLogger(__name__)
+
+ADAPTER = "subject"
+UNET, TEXT = "lora_unet_", "lora_te_text_model_"
+DOWN, UP, ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
+FACTOR_NAMES = {  # what diffusers called the two factors over time
+    ".lora_A.weight": DOWN,
+    ".lora_B.weight": UP,
+    ".lora.down.weight": DOWN,
+    ".lora.up.weight": UP,
+}
+
+State = dict[str, Tensor]
+
+
+class UnknownLora(EngineError):
+    """A file is no LoRA for this kind of model."""
+
+
+@dataclass(frozen=True)
+class LoraHandle:
+    """A LoRA that is in a model. `layers` are by kohya name; the text encoder's are missing if it takes no part."""
+
+    layers: Mapping[str, LoraLayer]
+    places: Mapping[str, tuple[nn.Module, str]]  # by kohya name: the model and the module's path in it
+
+    def parameters(self, prefix: str) -> list[nn.Parameter]:
+        """The trainable tensors of the modules whose kohya names start with `prefix`, in a fixed order."""
+        layers = [layer for name, layer in self.layers.items() if name.startswith(prefix)]
+        return [p for layer in layers for p in (layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight)]
+
+    def load(self, lora: State) -> None:
+        """Copies a LoRA of the same shape in."""
+        with torch.no_grad():
+            for name, layer in self.layers.items():
+                layer.lora_A[ADAPTER].weight.copy_(lora[name + DOWN])
+                layer.lora_B[ADAPTER].weight.copy_(lora[name + UP])
+
+    def weigh(self, weight: float) -> None:
+        """Scales its effect: 0 is none, 1 is as trained."""
+        for layer in self.layers.values():
+            layer.set_scale(ADAPTER, weight)
+
+    def remove(self) -> None:
+        """Leaves the model as it was before, bit for bit."""
+        for name, (model, path) in self.places.items():
+            parent, _, leaf = path.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, self.layers[name].get_base_layer())
+        for model in {id(model): model for model, _ in self.places.values()}.values():
+            del model.peft_config
+
+
+def modules(diffusion: Diffusion, with_text: bool = True) -> dict[str, tuple[nn.Module, str]]:
+    """By kohya name the modules that a LoRA acts on: linear layers and 1x1 convolutions inside transformers."""
+    unet = {
+        UNET + path.replace(".", "_"): (diffusion.unet, path)
+        for path, module in diffusion.unet.named_modules()
+        if ".attentions." in path and _is_linear(module)
+    }
+    text = {
+        TEXT + path.removeprefix("text_model.").replace(".", "_"): (diffusion.text_encoder, path)
+        for path, module in diffusion.text_encoder.named_modules()
+        if "encoder.layers." in path and _is_linear(module)
+    }
+    return {**unet, **text} if with_text else unet
+
+
+def inject(diffusion: Diffusion, rank: int, alpha: int, text_encoder: bool, seed: int) -> LoraHandle:
+    """A new LoRA for training: down random by `seed`, up zero, float32, requiring gradients."""
+    places = modules(diffusion, text_encoder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        handle = _injected(places, dict.fromkeys(places, rank), dict.fromkeys(places, float(alpha)))
+    for layer in handle.layers.values():
+        layer.lora_A[ADAPTER].float().requires_grad_(True)
+        layer.lora_B[ADAPTER].float().requires_grad_(True)
+    return handle
+
+
+@contextmanager
+def applied(diffusion: Diffusion, lora: Path | State, weight: float) -> Iterator[LoraHandle]:
+    """Within the block the model works with `lora` (a file or a state) at `weight`; afterwards as before."""
+    state = load_kohya(lora) if isinstance(lora, Path) else lora
+    known = modules(diffusion)
+    places = {name: known[name] for name in names(state) if name in known}
+    if not places:
+        raise UnknownLora("the LoRA was made for another kind of model: none of its layers exist in this one")
+    if len(places) < len(names(state)):
+        logger.warning("%d of %d LoRA layers do not exist in this model", len(names(state)) - len(places), len(places))
+    ranks = {name: state[name + DOWN].shape[0] for name in places}
+    handle = _injected(places, ranks, {name: _alpha(state, name) for name in places})
+    try:
+        handle.load(state)
+        handle.weigh(weight)
+        yield handle
+    finally:
+        handle.remove()
+
+
+def state(handle: LoraHandle) -> State:
+    """A float32 copy on the CPU."""
+    result: State = {}
+    for name, layer in handle.layers.items():
+        result[name + DOWN] = layer.lora_A[ADAPTER].weight.detach().float().cpu().clone()
+        result[name + UP] = layer.lora_B[ADAPTER].weight.detach().float().cpu().clone()
+        result[name + ALPHA] = torch.tensor(float(layer.lora_alpha[ADAPTER]))
+    return result
+
+
+def names(lora: Mapping[str, Tensor]) -> list[str]:
+    """The kohya names of the modules in a LoRA, in order."""
+    return [key.removesuffix(DOWN) for key in lora if key.endswith(DOWN)]
+
+
+def merge(states: Sequence[State], weights: Sequence[float]) -> State:
+    """The weighted sum of the weight UPDATES up @ down, as one LoRA of the first one's rank.
+
+    Averaging the factors one by one, as the reference does, gives products of unlike checkpoints. Here the factors are
+    laid side by side, which is exact, and cut back to the rank by a singular value decomposition (the best possible
+    approximation of that rank, Eckart and Young 1936), all in float32.
+    """
+    result: State = {}
+    for name in names(states[0]):
+        first, alpha = states[0][name + DOWN], _alpha(states[0], name)
+        rank = first.shape[0]
+        ups, downs = [], []
+        for lora, weight in zip(states, weights, strict=True):
+            down, up = lora[name + DOWN].float().flatten(1), lora[name + UP].float().flatten(1)
+            ups.append(up * (weight * _alpha(lora, name) / down.shape[0]))
+            downs.append(down)
+        left, right = _cut_to_rank(torch.cat(ups, 1), torch.cat(downs, 0), rank)
+        result[name + DOWN] = right.reshape(rank, *first.shape[1:])
+        result[name + UP] = (left * (rank / alpha)).reshape(states[0][name + UP].shape)
+        result[name + ALPHA] = torch.tensor(alpha)
+    return result
+
+
+def update(lora: State, name: str) -> Tensor:
+    """(out, in) what a LoRA adds to the module of that kohya name."""
+    down, up = lora[name + DOWN].float().flatten(1), lora[name + UP].float().flatten(1)
+    return up @ down * (_alpha(lora, name) / down.shape[0])
+
+
+def save_kohya(path: Path, lora: State, metadata: Mapping[str, str], dtype: torch.dtype = torch.float16) -> None:
+    """Writes a LoRA file that web UIs and diffusers load. A reader never sees half a file."""
+    tensors = {key: value.to(dtype).contiguous() for key, value in lora.items()}
+    first = names(lora)[0]
+    described = {  # what web UIs show of the file
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(lora[first + DOWN].shape[0]),
+        "ss_network_alpha": str(_alpha(lora, first)),
+        **metadata,
+    }
+    described["sshs_model_hash"] = hashlib.sha256(save(tensors)).hexdigest()
+    write_whole(path, save(tensors, described))
+
+
+def load_kohya(path: Path) -> State:
+    """A LoRA file, of web UIs or of diffusers, as float32 state. Raises `UnknownLora` when it is none."""
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UnknownLora(f"{path.name} is no safetensors file") from error
+    renamed = {_kohya_key(key): value.float() for key, value in tensors.items()}
+    lora = {key: value for key, value in renamed.items() if key.startswith((UNET, TEXT))}
+    broken = [n for n in names(lora) if n + UP not in lora]
+    if not names(lora) or broken:
+        raise UnknownLora(f"{path.name} holds no LoRA for a Stable Diffusion 1 model")
+    return lora
+
+
+def export_file(subject: Path, file: Path, diffusion: Diffusion | None = None) -> dict[str, Any]:
+    """Writes a subject's LoRA to `file`: for web UIs, or with diffusers' own names if the model is given."""
+    lora = load_kohya(SubjectFiles(subject).lora)
+    if diffusion is None:
+        save_kohya(file, lora, {})
+    else:
+        write_whole(file, save(_to_diffusers(lora, modules(diffusion)), {"format": "pt"}))
+    return _described(file, lora)
+
+
+def import_file(file: Path, subject: Path) -> dict[str, Any]:
+    """Makes a LoRA file of another program, in kohya's or diffusers' layout, the LoRA of the subject in that folder."""
+    lora = load_kohya(file)
+    save_kohya(SubjectFiles(subject).lora, lora, {})
+    return _described(SubjectFiles(subject).lora, lora)
+
+
+def _described(file: Path, lora: State) -> dict[str, Any]:
+    first = names(lora)[0]
+    rank, alpha = lora[first + DOWN].shape[0], _alpha(lora, first)
+    return {"file": str(file), "modules": len(names(lora)), "rank": rank, "alpha": alpha}
+
+
+def _to_diffusers(lora: State, places: Mapping[str, tuple[nn.Module, str]]) -> State:
+    """Diffusers' (peft's) names. They carry no alpha, so it goes into the up matrices."""
+    result: State = {}
+    for name in names(lora):
+        path = places[name][1].removeprefix("text_model.")
+        path = f"unet.{path}" if name.startswith(UNET) else f"text_encoder.text_model.{path}"
+        scale = _alpha(lora, name) / lora[name + DOWN].shape[0]
+        result[path + ".lora_A.weight"] = lora[name + DOWN].half().contiguous()
+        result[path + ".lora_B.weight"] = (lora[name + UP] * scale).half().contiguous()
+    return result
+
+
+def _kohya_key(key: str) -> str:
+    """The kohya key of a tensor in diffusers' layout; a key of any other layout stays as it is."""
+    for theirs, ours in FACTOR_NAMES.items():
+        if key.endswith(theirs):
+            path = key.removesuffix(theirs)
+            if path.startswith("unet."):
+                return UNET + path.removeprefix("unet.").replace(".", "_") + ours
+            if path.startswith("text_encoder."):
+                inner = path.removeprefix("text_encoder.").removeprefix("text_model.")
+                return TEXT + inner.replace(".", "_") + ours
+    return key
+
+
+def _alpha(lora: Mapping[str, Tensor], name: str) -> float:
+    """Files without alpha mean alpha = rank."""
+    alpha = lora.get(name + ALPHA)
+    return float(alpha) if alpha is not None else float(lora[name + DOWN].shape[0])
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1))
+
+
+def _injected(
+    places: Mapping[str, tuple[nn.Module, str]], ranks: Mapping[str, int], alphas: Mapping[str, float]
+) -> LoraHandle:
+    for model in {id(model): model for model, _ in places.values()}.values():
+        own = {path: name for name, (of, path) in places.items() if of is model}
+        rank, alpha = (Counter(v[name] for name in own.values()).most_common(1)[0][0] for v in (ranks, alphas))
+        config = LoraConfig(
+            r=rank,
+            lora_alpha=alpha,
+            target_modules=list(own),
+            rank_pattern={path: ranks[name] for path, name in own.items() if ranks[name] != rank},
+            alpha_pattern={path: alphas[name] for path, name in own.items() if alphas[name] != alpha},
+        )
+        inject_adapter_in_model(config, model, ADAPTER)
+    return LoraHandle({name: model.get_submodule(path) for name, (model, path) in places.items()}, places)
+
+
+def _cut_to_rank(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """(out, rank) and (rank, in) whose product is the best approximation of `left @ right`."""
+    q_left, r_left = torch.linalg.qr(left)
+    q_right, r_right = torch.linalg.qr(right.T)
+    u, s, vh = torch.linalg.svd(r_left @ r_right.T)
+    kept = min(rank, len(s))
+    root = s[:kept].sqrt()
+    new_left = left.new_zeros(left.shape[0], rank)
+    new_right = right.new_zeros(rank, right.shape[1])
+    new_left[:, :kept] = q_left @ (u[:, :kept] * root)
+    new_right[:kept] = (root[:, None] * vh[:kept]) @ q_right.T
+    return new_left, new_right
