@@ -26,7 +26,7 @@ async def beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 async def end(*tasks: asyncio.Task[Any]) -> None:
     """Cancels tasks and waits until they are over.
 
-    Asking once is not enough: `asyncio.wait_for` of Python 3.11, which the Redis client sends its commands with, swallows
+    Asking once is not enough: `asyncio.wait_for` of Python 3.11, by which the Redis client sends its commands, swallows
     a cancellation that arrives together with its result.
     """
     unfinished = set(tasks)

@@ -1,8 +1,8 @@
 """One warm engine process that can be asked to stop and can always be killed.
 
 A thread cannot be killed, a crash in a library must not take the queue with it, and the event loop has to go on
-renewing leases while Python is busy elsewhere: hence a process. It is a command of its own, not a fork, because a forked
-CUDA context is unusable.
+renewing leases while Python is busy elsewhere: hence a process. It is a command of its own, not a fork, because a
+forked CUDA context is unusable.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from gpu_worker.engine_messages import (
 
 logger = logging.getLogger(__name__)
 
-_KEPT_FROM_ENGINE = ("PORTRAIT_", "AWS_")  # settings and credentials: the engine's work needs none of them
+_KEPT_FROM_ENGINE = ("PORTRAIT_", "AWS_")  # settings and credentials: the engine's work needs none of them,
+_LEFT_TO_ENGINE = "PORTRAIT_MODELS"  # except where its models lie
 
 
 class EngineDied(Exception):
@@ -138,7 +139,11 @@ class EngineProcess:
     async def _launch(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            environment = {k: v for k, v in os.environ.items() if not k.startswith(_KEPT_FROM_ENGINE)}
+            environment = {
+                name: value
+                for name, value in os.environ.items()
+                if name.startswith(_LEFT_TO_ENGINE) or not name.startswith(_KEPT_FROM_ENGINE)
+            }
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "gpu_worker.engine_child"),
                 *(str(theirs.fileno()), str(os.getpid()), self._options.model_dump_json()),

@@ -14,7 +14,9 @@ from gpu_worker.contract.jobs import JobKind
 class WorkerSettings(BaseSettings):
     """Every field's description is its row in the README's settings table."""
 
-    model_config = SettingsConfigDict(env_prefix="PORTRAIT_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="PORTRAIT_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+    )
 
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"),
@@ -40,7 +42,7 @@ class WorkerSettings(BaseSettings):
     stop_grace_s: float = Field(
         10, gt=0, description="Seconds that a stopped job gets to end between two steps before its process is killed."
     )
-    progress_every_s: float = Field(2, ge=0, description="Least seconds between two progress events of one stage.")
+    report_every_s: float = Field(2, ge=0, description="Least seconds between two progress events of one stage.")
     work_dir: Path = Field(
         Path("./data/work"),
         description="Folder for the files of running jobs; emptied after each job and at the start.",

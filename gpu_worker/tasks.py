@@ -118,7 +118,7 @@ class JobRunner:
             await reporter.finish(failures.CONTRACT_VERSION)
             await parts.claims.release(claim)
             return Delivery.FINISHED
-        reporter = Reporter(parts.claims, lease, job.kind, parts.blobs, parts.settings.progress_every_s)
+        reporter = Reporter(parts.claims, lease, job.kind, parts.blobs, parts.settings.report_every_s)
         try:
             outcome = await self._outcome(job, lease, reporter)
         except GivenBack:

@@ -100,8 +100,7 @@ class Bench:
 
     async def outcome(self, job: codec.AnyJob, within_s: float = 15) -> Any:
         """The Succeeded or Failed of a job."""
-        found = await self.until(job, lambda event: isinstance(event, Succeeded | Failed), within_s)
-        return found
+        return await self.until(job, lambda event: isinstance(event, Succeeded | Failed), within_s)
 
     async def outcomes(self, job: codec.AnyJob) -> list[AnyEvent]:
         return [event for event in await self.events(job) if isinstance(event, Succeeded | Failed)]

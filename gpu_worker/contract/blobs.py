@@ -14,6 +14,8 @@ class BlobNotFound(KeyError):
 
 
 class BlobStore(Protocol):
+    """Every method raises OSError when the store cannot be reached, and ValueError for what is no key."""
+
     async def put(self, key: str, data: bytes) -> None:
         """Stores atomically: a reader sees the whole blob or none. Overwrites."""
         ...

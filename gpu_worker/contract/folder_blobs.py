@@ -48,8 +48,9 @@ class FolderBlobs:
         return self._folder / key
 
     def _write(self, path: Path, data: bytes) -> None:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         while True:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 handle, name = tempfile.mkstemp(prefix=_UNFINISHED, dir=path.parent)
                 break

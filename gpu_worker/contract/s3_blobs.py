@@ -7,8 +7,14 @@ AWS_ENDPOINT_URL.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 
 import s3fs
+from botocore.exceptions import (  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    BotoCoreError,
+    ClientError,
+)
 
 from gpu_worker.contract.blobs import BlobNotFound
 
@@ -22,29 +28,40 @@ class S3Blobs:
         self._s3 = s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True)
 
     async def put(self, key: str, data: bytes) -> None:
-        await asyncio.to_thread(self._s3.pipe_file, self._path(key), data)
+        await _in_thread(self._s3.pipe_file, self._path(key), data)
 
     async def get(self, key: str) -> bytes:
         try:
-            data: bytes = await asyncio.to_thread(self._s3.cat_file, self._path(key))
+            data: bytes = await _in_thread(self._s3.cat_file, self._path(key))
         except FileNotFoundError:
             raise BlobNotFound(key) from None
         return data
 
     async def exists(self, key: str) -> bool:
-        return bool(await asyncio.to_thread(self._s3.isfile, self._path(key)))
+        return bool(await _in_thread(self._s3.isfile, self._path(key)))
 
     async def keys(self, prefix: str) -> list[str]:
-        paths: list[str] = await asyncio.to_thread(self._s3.find, self._path(prefix) + "/")
-        return sorted(path[len(self._root) + 1 :] for path in paths)
+        folder = self._path(prefix) + "/"
+        paths: list[str] = await _in_thread(
+            self._s3.find, folder
+        )  # of a key that is no folder, it gives the key itself
+        return sorted(path[len(self._root) + 1 :] for path in paths if path.startswith(folder))
 
     async def delete_prefix(self, prefix: str) -> int:
         keys = await self.keys(prefix)
         if await self.exists(prefix):
             keys.append(prefix)
         if keys:
-            await asyncio.to_thread(self._s3.rm, [self._path(key) for key in keys])
+            await _in_thread(self._s3.rm, [self._path(key) for key in keys])
         return len(keys)
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}"
+
+
+async def _in_thread(call: Callable[..., Any], *arguments: Any) -> Any:
+    """Errors of the store that are not OSErrors already become one, as `BlobStore` promises."""
+    try:
+        return await asyncio.to_thread(call, *arguments)
+    except (BotoCoreError, ClientError) as error:
+        raise ConnectionError(str(error)) from error

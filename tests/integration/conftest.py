@@ -53,7 +53,7 @@ class Workers:
             "work_dir": str(self._folder / "work"),
             "engine_entry": "tests.stand_in_engine",
             "lease_s": "2",
-            "progress_every_s": "0",
+            "report_every_s": "0",
             "stop_grace_s": "2",
             **settings,
         }

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from gpu_worker.contract.events import Progress
-from gpu_worker.contract.jobs import claims_key, lease_key
+from gpu_worker.contract.jobs import claims_key, lease_key, worker_key
 from tests.integration.conftest import Workers
 from tests.stand_in_engine import STEPS_PER_CHECKPOINT
 from tests.worker_bench import Bench
@@ -32,10 +32,10 @@ def is_alive(pid: int) -> bool:
 
 
 async def worker_of(bench: Bench, job_id: str, processes: list[subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
-    """The process that holds the job: the one with a child that has the job's folder in use."""
+    """The process that holds the job's lease."""
     value: bytes = await bench.redis.get(lease_key(job_id))
     holder = value.decode().split(":")[2]
-    busy = await bench.redis.hget(f"portrait:worker:{holder}", "pid")
+    busy = await bench.redis.hget(worker_key(holder), "pid")
     return next(process for process in processes if process.pid == int(busy))
 
 

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from gpu_worker.claims import Claim, Lease
+from gpu_worker.contract.blobs import BlobNotFound
+from gpu_worker.contract.folder_blobs import FolderBlobs
+from gpu_worker.contract.jobs import MakePortraits, PhotoRef, TrainSubject
+from gpu_worker.workspace import CheckpointMirror, Workspace, checkpoints_prefix, fetch_inputs, persistently
+
+JOB = TrainSubject(
+    job_id="job001",
+    subject_id="subj01",
+    photos=(PhotoRef(photo_id="photo1", key="users/u1/photos/photo1.jpg"),),
+    output_prefix="users/u1/subjects/subj01",
+    seed=1,
+)
+
+
+def lease(attempt: int = 1, run: int = 1) -> Lease:
+    return Lease(Claim("job001", attempt, run, "worker", deaths=0))
+
+
+@pytest.fixture
+async def blobs(tmp_path: Path) -> FolderBlobs:
+    store = FolderBlobs(tmp_path / "blobs")
+    await store.put(JOB.photos[0].key, b"photo")
+    return store
+
+
+def filled(folder: Path, **files: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(text)
+    return folder
+
+
+async def test_the_next_run_gets_the_checkpoint_of_the_last(tmp_path: Path, blobs: FolderBlobs) -> None:
+    for run, step in ((9, "200"), (10, "300")):
+        folder = filled(tmp_path / f"run{run}", state__json=step, lora__bin="weights")
+        await CheckpointMirror(JOB, lease(run=run), folder, blobs).store()
+    await fetch_inputs(JOB, tmp_path / "next", blobs)
+    assert (tmp_path / "next/photos/photo1.jpg").read_bytes() == b"photo"
+    assert (tmp_path / "next/checkpoints/state.json").read_text() == "300"
+    assert (tmp_path / "next/checkpoints/lora.bin").read_text() == "weights"
+
+
+async def test_a_later_attempt_counts_more_than_a_later_run(tmp_path: Path, blobs: FolderBlobs) -> None:
+    await CheckpointMirror(JOB, lease(2, 1), filled(tmp_path / "a", state__json="new"), blobs).store()
+    stale = CheckpointMirror(JOB, lease(1, 5), filled(tmp_path / "b", state__json="old"), blobs)
+    stale._delete_all_but = lambda kept: asyncio.sleep(0)  # type: ignore[method-assign, assignment]
+    await stale.store()
+    await fetch_inputs(JOB, tmp_path / "next", blobs)
+    assert (tmp_path / "next/checkpoints/state.json").read_text() == "new"
+
+
+async def test_only_the_newest_state_is_kept(tmp_path: Path, blobs: FolderBlobs) -> None:
+    folder = filled(tmp_path / "run", state__json="1", step_1__bin="a")
+    mirror = CheckpointMirror(JOB, lease(), folder, blobs)
+    await mirror.store()
+    (folder / "step_1.bin").unlink()
+    filled(folder, state__json="22", step_2__bin="b")
+    await mirror.store()
+    names = {key.split("/")[-1] for key in await blobs.keys(checkpoints_prefix(JOB))}
+    assert names == {"manifest.json", "state.json", "step_2.bin"}
+    await mirror.store()
+    await fetch_inputs(JOB, tmp_path / "next", blobs)
+    assert {path.name for path in (tmp_path / "next/checkpoints").iterdir()} == {"state.json", "step_2.bin"}
+
+
+async def test_a_file_that_is_being_written_is_not_stored(tmp_path: Path, blobs: FolderBlobs) -> None:
+    folder = filled(tmp_path / "run", __state="half")
+    await CheckpointMirror(JOB, lease(), folder, blobs).store()
+    assert await blobs.keys(checkpoints_prefix(JOB)) == []
+
+
+async def test_a_worker_without_the_lease_stores_no_checkpoint(tmp_path: Path, blobs: FolderBlobs) -> None:
+    lost = lease()
+    lost.lost.set()
+    await CheckpointMirror(JOB, lost, filled(tmp_path / "run", state__json="1"), blobs).store()
+    assert await blobs.keys(checkpoints_prefix(JOB)) == []
+
+
+async def test_a_subject_that_is_gone_is_missing_not_empty(tmp_path: Path, blobs: FolderBlobs) -> None:
+    await blobs.put("templates/a.jpg", b"template")
+    job = MakePortraits(
+        job_id="job002",
+        subject_id="subj01",
+        subject_prefix="users/u1/subjects/gone",
+        template_key="templates/a.jpg",
+        output_prefix="users/u1/jobs/job002",
+        seed=1,
+    )
+    with pytest.raises(BlobNotFound):
+        await fetch_inputs(job, tmp_path / "job", blobs)
+
+
+async def test_a_store_that_comes_back_is_waited_for() -> None:
+    left = [OSError("away"), None]
+
+    async def action() -> str:
+        if error := left.pop(0):
+            raise error
+        return "stored"
+
+    assert await persistently(action, for_s=5) == "stored"
+
+
+async def test_a_store_that_stays_away_is_given_up() -> None:
+    async def action() -> None:
+        raise OSError("away")
+
+    with pytest.raises(OSError, match="away"):
+        await persistently(action, for_s=0.1)
+
+
+def test_folders_of_dead_workers_are_deleted_and_those_of_live_ones_are_not(tmp_path: Path) -> None:
+    live = Workspace(tmp_path)
+    (tmp_path / "worker-dead" / "photos").mkdir(parents=True)
+    with live.job_folder(lease().claim) as folder:
+        other = Workspace(tmp_path)
+        assert folder.is_dir()
+        assert not (tmp_path / "worker-dead").exists()
+        other.close()
+    assert not folder.exists()
+    live.close()
+    assert list(tmp_path.iterdir()) == []
