@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 MIN_PHOTOS = 5
 MAX_PHOTOS = 20
 
 Platform = Literal["telegram", "discord"]
 Language = Literal["en", "zh"]
+JobKind = Literal["train", "portrait", "inspect", "check_template"]
+
+
+_ID_LETTERS = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+def new_id() -> str:
+    """A random id of our own (82 bits): never made of what people or platforms say."""
+    return "".join(secrets.choice(_ID_LETTERS) for _ in range(16))
 
 
 class JobStatus(StrEnum):
@@ -106,11 +116,60 @@ class QueuePlace:
 
 
 @dataclass(frozen=True)
+class Person:
+    """Who speaks, as stored. `dialogue` is packed (bot/packing.py)."""
+
+    user_id: str
+    language: Language
+    dialogue: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """A job as it is decided. `payload` is the contract's job as plain data; `score` orders the queue, lowest first."""
+
+    job_id: str
+    user_id: str
+    kind: JobKind
+    address: Address
+    payload: dict[str, Any]
+    score: float
+    session_id: str | None = None
+    session_version: int | None = None
+    subject_id: str | None = None
+    template_id: str | None = None
+
+
+@dataclass(frozen=True)
+class StoredJob(NewJob):
+    """A job as it is known. `shown` says how far its final state has come into the chat."""
+
+    status: JobStatus = JobStatus.QUEUED
+    attempt: int = 1
+    stage: str | None = None
+    fraction: float = 0.0
+    preview_key: str | None = None
+    failure: dict[str, Any] | None = None
+    result: dict[str, Any] | None = None
+    seen: tuple[int, int, int] = (0, 0, 0)  # attempt, run, seq of the newest event
+    shown: Literal["no", "showing", "yes"] = "no"
+    message: MessageRef | None = None
+    created_at: datetime = datetime.min
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+    def view(self, place: QueuePlace | None = None) -> JobView:
+        return JobView(
+            self.job_id, self.kind, self.status, self.stage, self.fraction, place=place, preview_key=self.preview_key
+        )
+
+
+@dataclass(frozen=True)
 class JobView:
     """A job as its owner may see it."""
 
     job_id: str
-    kind: Literal["train", "portrait", "inspect", "check_template"]
+    kind: JobKind
     status: JobStatus
     stage: str | None = None
     fraction: float = 0.0
@@ -136,3 +195,20 @@ class DeletionReceipt:
     """What /forget deleted, as counts by kind of thing."""
 
     counts: dict[str, int] = field(default_factory=dict)
+
+
+_PENALTY_S = 600  # a person's next job waits as if it had been ordered this much later per job they have open
+_TRAINING_S = 12 * 3600  # a training lets portraits pass that were ordered up to this much later
+
+
+def queue_score(kind: JobKind, ordered_at: datetime, open_jobs: int) -> float:
+    """The place of a job in its queue, in seconds: fair over people, portraits before trainings, nobody starves."""
+    penalty = open_jobs * _PENALTY_S + (_TRAINING_S if kind == "train" else 0)
+    return ordered_at.timestamp() + penalty
+
+
+def expected_wait_s(ahead: list[tuple[JobKind, float]], usual_s: dict[JobKind, float], workers: int) -> float | None:
+    """How long the jobs `ahead` (kind, fraction still to do) take; None when a kind's usual time is not known yet."""
+    if any(kind not in usual_s for kind, _ in ahead):
+        return None
+    return sum(usual_s[kind] * share for kind, share in ahead) / max(workers, 1)

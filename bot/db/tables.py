@@ -103,12 +103,17 @@ class Turn(Base):
     """
 
     __tablename__ = "turns"
-    __table_args__ = (Index("ix_turns_unsaid", "person", postgresql_where=text("said_at IS NULL")),)
+    __table_args__ = (
+        Index(
+            "ix_turns_unsaid", "person", postgresql_where=text("said_at IS NULL"), sqlite_where=text("said_at IS NULL")
+        ),
+    )
 
     platform: Mapped[str] = mapped_column(String(16), primary_key=True)
     event_id: Mapped[str] = mapped_column(String(96), primary_key=True)
     chat: Mapped[str | None] = mapped_column(String(64))
     person: Mapped[str | None] = mapped_column(String(64))
+    language: Mapped[str | None] = mapped_column(String(8))
     tellings: Mapped[list[Any]]
     pressed_message: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     at: Mapped[datetime] = mapped_column(index=True)

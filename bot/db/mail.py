@@ -1,0 +1,36 @@
+"""Raw updates of the platforms that are not handled yet, and what the platforms call pictures that they have."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import delete, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bot.db import tables as t
+
+
+class Mail:
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    async def store(self, platform: str, update_id: int, raw: str, now: datetime) -> bool:
+        """True when it is new."""
+        if await self._session.get(t.Inbox, (platform, update_id)) is not None:
+            return False
+        self._session.add(t.Inbox(platform=platform, update_id=update_id, raw=raw, received_at=now))
+        return True
+
+    async def done(self, platform: str, update_id: int) -> None:
+        await self._session.execute(delete(t.Inbox).where(t.Inbox.platform == platform, t.Inbox.update_id == update_id))
+
+    async def pending(self, platform: str) -> list[str]:
+        query = select(t.Inbox.raw).where(t.Inbox.platform == platform).order_by(t.Inbox.update_id)
+        return list(await self._session.scalars(query))
+
+    async def kept_file(self, platform: str, key: str) -> str | None:
+        row = await self._session.get(t.KeptFile, (platform, key))
+        return row.file_id if row else None
+
+    async def keep_file(self, platform: str, key: str, file_id: str) -> None:
+        await self._session.merge(t.KeptFile(platform=platform, key=key, file_id=file_id))

@@ -1,0 +1,328 @@
+"""Brings what is stored into the chats: answers, the status message of a collection, the message of a job.
+
+Everything shown is computed from the database when it is shown, so that a crash anywhere repeats a step at worst. What a
+chat refuses for now stays unsaid and is tried again by the reconciler.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from bot import replies as r
+from bot.acts import ShowCollection, ShowJob, Tell, Telling
+from bot.chat import ChatError
+from bot.db.store import Store
+from bot.db.turns import UnsaidTurn
+from bot.domain import (
+    MAX_PHOTOS,
+    MIN_PHOTOS,
+    Address,
+    JobStatus,
+    Language,
+    MessageRef,
+    PhotoVerdict,
+    StoredJob,
+    Template,
+)
+from bot.lookups import Lookups
+from bot.ordering import Ordering
+from bot.packing import unpack_telling
+from bot.parts import Parts
+from bot.replies import Reply
+
+logger = logging.getLogger(__name__)
+
+# The ends that people wait for get a message of their own, because an edit rings no bell.
+_RINGS = ("train", "portrait")
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A job's reply, and where it is due."""
+
+    job: StoredJob
+    reply: Reply
+    language: Language
+    template: Template | None
+
+
+class Delivery:
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._painted: dict[str, Reply] = {}  # job -> what its message says, to spare edits that change nothing
+
+    # --- answers ---
+
+    async def answer(self, platform: str, person: str) -> None:
+        """Says everything that is still to be said to a person. Raises nothing that a chat can cause."""
+        async with self._parts.locks.held("answer", platform, person):
+            async with self._parts.db.transaction() as store:
+                turns = await store.turns.unsaid(platform, person)
+            if not turns or platform not in self._parts.chats:
+                return
+            try:
+                await self._say_turns(turns)
+            except ChatError as error:
+                await self._not_taken(turns, error)
+
+    async def _say_turns(self, turns: list[UnsaidTurn]) -> None:
+        """In order; what an album of photos causes is said once, at the end."""
+        collections: dict[str, ShowCollection] = {}
+        refused: dict[str, int] = {}
+        late: list[UnsaidTurn] = []
+        for turn in turns:
+            now, later = _split(turn)
+            for telling in now:
+                await self._tell(telling, turn)
+            for telling in later:
+                if isinstance(telling, ShowCollection):
+                    collections[telling.session_id] = telling
+                elif isinstance(telling.reply, r.PhotoNotTaken):
+                    refused[telling.reply.reason] = refused.get(telling.reply.reason, 0) + telling.reply.count
+            if later:
+                late.append(turn)
+            else:
+                await self._said([turn])
+        for reason, count in refused.items():
+            await self._tell(Tell(r.PhotoNotTaken(reason, count)), late[-1])
+        for telling in collections.values():
+            await self._tell(telling, late[-1])
+        await self._said(late)
+
+    async def _tell(self, telling: Telling, turn: UnsaidTurn) -> None:
+        match telling:
+            case Tell(reply, in_place):
+                chat = self._parts.chats[turn.address.platform]
+                if in_place and turn.pressed:
+                    refs = [await chat.update(turn.pressed, reply, turn.language)]
+                else:
+                    refs = await chat.send(turn.address, reply, turn.language)
+                await self._keep(turn.address, refs)
+            case ShowCollection(session_id, anew):
+                await self.show_collection(session_id, anew=anew)
+            case ShowJob(job_id):
+                await self.show_job(job_id)
+
+    async def _said(self, turns: Iterable[UnsaidTurn]) -> None:
+        done = list(turns)
+        if done:
+            async with self._parts.db.transaction() as store:
+                events = [turn.event_id for turn in done]
+                await store.turns.said(done[0].address, events, self._parts.clock())
+
+    async def _not_taken(self, turns: list[UnsaidTurn], error: ChatError) -> None:
+        logger.info("an answer was not taken (%s): %s", "for good" if error.is_permanent else "for now", error)
+        if error.is_permanent:
+            async with self._parts.db.transaction() as store:
+                await store.people.mark_dead(turns[0].address)
+            await self._said(turns)
+
+    # --- a collection ---
+
+    async def show_collection(self, session_id: str, *, anew: bool = False) -> None:
+        """Orders the check that is due and brings the status message up to date. Raises ChatError."""
+        async with self._parts.locks.held("collection", session_id):
+            async with self._parts.db.transaction() as store:
+                stored = await store.collections.get(session_id)
+                if stored is None or stored.state != "collecting":
+                    return
+                await Ordering(store, self._parts.settings, self._parts.clock()).inspection(stored)
+                person = await store.people.find(stored.address)
+            self._parts.relay_wanted.set()
+            chat = self._parts.chats.get(stored.address.platform)
+            if person is None or chat is None:
+                return
+            here = stored.collection
+            reply = r.CollectingPhotos(
+                session_id, here.photos, MIN_PHOTOS, MAX_PHOTOS, here.is_checking, can_start=here.can_start
+            )
+            if stored.message and not anew:
+                ref = await chat.update(stored.message, reply, person.language)
+            else:
+                ref = (await chat.send(stored.address, reply, person.language))[-1]
+            if ref != stored.message:
+                async with self._parts.db.transaction() as store:
+                    await store.collections.set_message(session_id, ref)
+                await self._keep(stored.address, [ref])
+            if stored.message and anew:
+                await chat.delete(stored.message)
+
+    # --- a job ---
+
+    async def show_job(self, job_id: str) -> None:
+        """Brings a job's message up to date; shows its outcome once. Raises ChatError."""
+        async with self._parts.locks.held("job", job_id):
+            async with self._parts.db.transaction() as store:
+                shown = await self._what_to_show(store, job_id)
+            if shown is None or shown.job.address.platform not in self._parts.chats:
+                return
+            if shown.job.status.is_final:
+                self._painted.pop(job_id, None)
+                await self._show_outcome(shown)
+            elif self._painted.get(job_id) != shown.reply:
+                await self._put(shown, shown.reply)
+                self._painted[job_id] = shown.reply
+
+    async def _what_to_show(self, store: Store, job_id: str) -> _Shown | None:
+        job = await store.jobs.get(job_id)
+        if job is None or job.shown == "yes":
+            return None
+        person = await store.people.find(job.address)
+        if person is None or await store.people.is_dead(job.address):
+            await store.jobs.change(job_id, shown="yes" if job.status.is_final else job.shown)
+            return None
+        template = None
+        lookups = Lookups(store, self._parts.templates, job.user_id, self._parts.workers)
+        if job.template_id:
+            template = await lookups.template(job.template_id)
+        if not job.status.is_final:
+            view = job.view(await store.jobs.place_of(job, self._parts.workers))
+            is_check = job.kind == "check_template"
+            reply: Reply | None = r.OwnTemplateChecking() if is_check else r.Working(view, template)
+        else:
+            reply = await outcome(store, lookups, job, template)
+        if reply is None or (job.kind == "inspect" and not job.status.is_final):
+            if job.status.is_final:
+                await store.jobs.change(job_id, shown="yes")
+            return None
+        return _Shown(job, reply, person.language, template)
+
+    async def _show_outcome(self, shown: _Shown) -> None:
+        job = shown.job
+        async with self._parts.db.transaction() as store:
+            await store.jobs.change(job.job_id, shown="showing")
+        try:
+            # Found in "showing": a crash came between sending and noting it. Editing a known message then shows the
+            # outcome for certain and, if it had been shown, not once more as news.
+            rings = job.kind in _RINGS and job.status is not JobStatus.CANCELLED and job.shown == "no"
+            if rings:
+                refs = await self._parts.chats[job.address.platform].send(job.address, shown.reply, shown.language)
+                await self._keep(job.address, refs, portrait_job_id=job.job_id if job.kind == "portrait" else None)
+            else:
+                await self._put(shown, shown.reply)
+        except ChatError as error:
+            if error.is_permanent:
+                await self._note_shown(job, "yes", is_dead=True)
+            elif error.retry_after_s is not None:
+                await self._note_shown(job, "no")  # refused for certain, so the next try is again the first
+            raise
+        await self._note_shown(job, "yes")
+        if rings and job.message:
+            await self._put(shown, r.Working(job.view(), shown.template))
+
+    async def _note_shown(self, job: StoredJob, how: Literal["no", "yes"], *, is_dead: bool = False) -> None:
+        async with self._parts.db.transaction() as store:
+            await store.jobs.change(job.job_id, shown=how)
+            if is_dead:
+                await store.people.mark_dead(job.address)
+
+    async def _put(self, shown: _Shown, reply: Reply) -> None:
+        """Into the job's message; the first time, that message is made."""
+        job, chat = shown.job, self._parts.chats[shown.job.address.platform]
+        if job.message:
+            ref = await chat.update(job.message, reply, shown.language)
+        else:
+            ref = (await chat.send(job.address, reply, shown.language))[-1]
+        if ref != job.message:
+            async with self._parts.db.transaction() as store:
+                await store.jobs.set_message(job.job_id, ref)
+            await self._keep(job.address, [ref])
+
+    async def _keep(self, address: Address, refs: list[MessageRef], *, portrait_job_id: str | None = None) -> None:
+        async with self._parts.db.transaction() as store:
+            person = await store.people.find(address)
+            for ref in refs if person else []:
+                await store.people.keep_message(person.user_id, ref, self._parts.clock(), portrait_job_id)
+
+
+class Painter:
+    """Edits progress messages at a polite rate: per chat, and only when something changed."""
+
+    def __init__(self, parts: Parts, delivery: Delivery) -> None:
+        self._parts, self._delivery = parts, delivery
+        self._due: dict[str, Address] = {}
+        self._last_s: dict[tuple[str, str], float] = {}
+
+    def note(self, job: StoredJob) -> None:
+        """The job's message is out of date."""
+        self._due[job.job_id] = job.address
+
+    async def paint(self) -> None:
+        """One edit in every chat whose turn it is."""
+        now = time.monotonic()
+        for job_id, address in list(self._due.items()):
+            chat = (address.platform, address.chat)
+            if now - self._last_s.get(chat, -1e9) < self._parts.settings.progress_every_s:
+                continue
+            del self._due[job_id]
+            self._last_s[chat] = now
+            try:
+                await self._delivery.show_job(job_id)
+            except ChatError as error:
+                logger.info("progress not shown: %s", error)
+                self._last_s[chat] = now + (error.retry_after_s or 0)
+
+
+def _split(turn: UnsaidTurn) -> tuple[list[Telling], list[Tell | ShowCollection]]:
+    """What is said at once, and what waits for the end of an album."""
+    now: list[Telling] = []
+    later: list[Tell | ShowCollection] = []
+    for data in turn.tellings:
+        telling = unpack_telling(data)
+        match telling:
+            case ShowCollection(anew=False) | Tell(reply=r.PhotoNotTaken()):
+                later.append(telling)
+            case _:
+                now.append(telling)
+    return now, later
+
+
+async def outcome(store: Store, lookups: Lookups, job: StoredJob, template: Template | None) -> Reply | None:
+    """What a final job says; None when it has nothing to say."""
+    if job.status is JobStatus.CANCELLED:
+        return r.Cancelled(job.kind)
+    if job.status is JobStatus.FAILED:
+        return await _failure(store, job)
+    seconds = (job.finished_at - job.started_at).total_seconds() if job.finished_at and job.started_at else 0.0
+    match job.kind:
+        case "train":
+            subjects = await store.library.subjects(job.user_id)
+            subject = next((s for s in subjects if s.subject_id == job.subject_id), None)
+            refused = tuple(p for p in await _photos(store, job) if p.verdict == "refused")
+            return r.SubjectReady(subject, refused, (job.result or {}).get("preview_key"), seconds) if subject else None
+        case "portrait":
+            portraits = [lookups.view(p) for p in await store.library.portraits_of_job(job.job_id)]
+            return r.PortraitsReady(job.job_id, tuple(portraits), seconds) if portraits else None
+        case "check_template":
+            if template is None:
+                return r.OwnTemplateRefused((job.result or {}).get("reason") or "no_face")
+            return r.OwnTemplateReady(template, len((job.result or {}).get("faces", ())))
+        case "inspect":
+            return None
+
+
+async def _failure(store: Store, job: StoredJob) -> Reply | None:
+    failure: dict[str, Any] = job.failure or {}
+    reason = failure.get("reason", "internal")
+    photos = await _photos(store, job) if job.session_id else ()
+    if job.kind == "check_template":
+        return r.OwnTemplateRefused(reason)
+    if job.kind == "inspect" and not photos:
+        return None  # the collection is gone: nobody waits for its verdicts
+    return r.JobFailed(
+        job.kind,
+        reason,
+        photos=tuple(p for p in photos if p.verdict == "refused"),
+        reference=job.job_id[:6],
+        can_retry=failure.get("kind") != "user",
+        job_id=job.job_id,
+    )
+
+
+async def _photos(store: Store, job: StoredJob) -> tuple[PhotoVerdict, ...]:
+    stored = await store.collections.get(job.session_id) if job.session_id else None
+    return stored.collection.photos if stored else ()

@@ -1,0 +1,130 @@
+"""Deciding on jobs: the contract's job, the job row and the outbox row, in the caller's transaction."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import datetime, timedelta
+
+from bot.db.collections import StoredCollection
+from bot.db.store import Store
+from bot.domain import Address, JobKind, NewJob, Template, new_id, queue_score
+from bot.replies import QuotaReached
+from bot.settings import Settings
+from gpu_worker.contract.blobs import job_prefix, photo_key, subject_prefix
+from gpu_worker.contract.codec import job_payload
+from gpu_worker.contract.jobs import CheckTemplate, InspectPhotos, MakePortraits, PhotoRef, TrainSubject
+
+_DAY = timedelta(days=1)
+
+
+class Ordering:
+    """Orders for one person, within one transaction."""
+
+    def __init__(self, store: Store, settings: Settings, now: datetime) -> None:
+        self._store, self._settings, self._now = store, settings, now
+
+    async def inspection(self, stored: StoredCollection) -> str | None:
+        """A check of the collection as it is now; None when there is nothing to check or a check is under way."""
+        session_id, photos = stored.collection.session_id, stored.collection.photos
+        if stored.state != "collecting" or not stored.collection.is_checking:
+            return None
+        if await self._store.jobs.inspecting(session_id):
+            return None
+        refs = tuple(PhotoRef(photo_id=p.photo_id, key=photo_key(stored.user_id, p.photo_id)) for p in photos)
+        job = InspectPhotos(job_id=new_id(), photos=refs)
+        score = queue_score("inspect", self._now, 0)
+        await self._store.jobs.add(
+            NewJob(
+                *(job.job_id, stored.user_id, "inspect", stored.address, job_payload(job), score),
+                session_id=session_id,
+                session_version=stored.version,
+            ),
+            self._now,
+        )
+        return job.job_id
+
+    async def training(self, stored: StoredCollection, address: Address) -> str:
+        """A training on the collection's usable photos, shown in the collection's message."""
+        session_id, user_id = stored.collection.session_id, stored.user_id
+        usable = [photo for photo in stored.collection.photos if photo.is_usable]
+        subject_id = new_id()
+        job = TrainSubject(
+            job_id=new_id(),
+            subject_id=subject_id,
+            photos=tuple(PhotoRef(photo_id=p.photo_id, key=photo_key(user_id, p.photo_id)) for p in usable),
+            output_prefix=subject_prefix(user_id, subject_id),
+            seed=secrets.randbelow(2**31),
+        )
+        score = await self._score(user_id, "train")
+        await self._store.jobs.add(
+            NewJob(
+                *(job.job_id, user_id, "train", address, job_payload(job), score),
+                session_id=session_id,
+                subject_id=subject_id,
+            ),
+            self._now,
+        )
+        if stored.message:
+            await self._store.jobs.set_message(job.job_id, stored.message)
+        await self._store.collections.set_state(session_id, "training")
+        return job.job_id
+
+    async def portrait(self, user_id: str, address: Address, subject_id: str, template: Template) -> str:
+        prefix = await self._store.library.subject_prefix(subject_id)
+        assert prefix, "the caller has just seen the subject"
+        job_id = new_id()
+        job = MakePortraits(
+            job_id=job_id,
+            subject_id=subject_id,
+            subject_prefix=prefix,
+            template_key=template.key,
+            output_prefix=job_prefix(user_id, job_id),
+            count=self._settings.portraits_per_job,
+            seed=secrets.randbelow(2**31),
+        )
+        score = await self._score(user_id, "portrait")
+        await self._store.library.subject_used(subject_id, self._now)
+        await self._store.jobs.add(
+            NewJob(
+                *(job_id, user_id, "portrait", address, job_payload(job), score),
+                subject_id=subject_id,
+                template_id=template.template_id,
+            ),
+            self._now,
+        )
+        return job_id
+
+    async def template_check(self, user_id: str, address: Address, template_id: str, key: str) -> str:
+        job = CheckTemplate(job_id=new_id(), template_key=key)
+        score = queue_score("check_template", self._now, 0)
+        await self._store.jobs.add(
+            NewJob(*(job.job_id, user_id, "check_template", address, job_payload(job), score), template_id=template_id),
+            self._now,
+        )
+        return job.job_id
+
+    async def training_quota(self, user_id: str) -> QuotaReached | None:
+        most = self._settings.subjects_per_user
+        if len(await self._store.library.subjects(user_id)) >= most:
+            return QuotaReached("subjects", most)
+        return await self._daily(user_id, "train", "trainings", self._settings.trainings_per_day)
+
+    async def portrait_quota(self, user_id: str) -> QuotaReached | None:
+        most = self._settings.open_portraits
+        if len(await self._store.jobs.open_of(user_id, ("portrait",))) >= most:
+            return QuotaReached("open_portraits", most)
+        return await self._daily(user_id, "portrait", "portraits", self._settings.portraits_per_day)
+
+    async def template_quota(self, user_id: str) -> QuotaReached | None:
+        most = self._settings.own_templates_per_user
+        has = len(await self._store.library.templates(user_id))
+        return QuotaReached("own_templates", most) if has >= most else None
+
+    async def _daily(self, user_id: str, kind: JobKind, what: str, most: int) -> QuotaReached | None:
+        count, oldest = await self._store.jobs.charged_since(user_id, kind, self._now - _DAY)
+        if count < most:
+            return None
+        return QuotaReached(what, most, ((oldest or self._now) + _DAY - self._now).total_seconds())
+
+    async def _score(self, user_id: str, kind: JobKind) -> float:
+        return queue_score(kind, self._now, len(await self._store.jobs.open_of(user_id)))
