@@ -47,7 +47,7 @@ class Person:
         return message
 
     async def send_photos(self, photos: Sequence[Path | tuple[str, bytes]], *, as_files: bool = False) -> list[Json]:
-        """Files, or names with bytes; as a Telegram app sends them, in albums of ten."""
+        """Files, or names with bytes, as a Telegram app sends them, in albums of ten: [{"file", "message"}] as sent."""
         form = FormData()
         for photo in photos:
             name, data = (photo.name, photo.read_bytes()) if isinstance(photo, Path) else photo
@@ -146,6 +146,18 @@ class Person:
 
 def words(message: Json) -> str:
     return str(message.get("text") or message.get("caption") or "")
+
+
+def choice_in(button: Json) -> tuple[str, str]:
+    """What a button of ours means: its action and value (see bot/telegram_chat/callback.py)."""
+    _, _, rest = str(button.get("callback_data", "")).partition(":")
+    action, _, value = rest.rpartition(":")[0].partition(":")
+    return action, value
+
+
+def find_button(message: Json, action: str) -> Json | None:
+    """The message's first button with that action, whatever its words."""
+    return next((b for b in buttons(message) if choice_in(b)[0] == action), None)
 
 
 def buttons(message: Json) -> list[Json]:

@@ -5,6 +5,7 @@
     GET  /person/{user}/events     server-sent events after ?after=N: message, edit, delete, action, answer, commands
     POST /person/{user}/message    {"text"}
     POST /person/{user}/photos     multipart: pictures as photos, anything with ?as_file=1 (or no picture) as files
+                                   -> [{"file", "message"}] in the order in which they were sent
     POST /person/{user}/press      {"message_id", "data"} -> {"query_id"}
     POST /person/{user}/block      {"is_blocked"}
     GET  /media/{file_id}          the bytes of a picture or file
@@ -126,7 +127,7 @@ class PersonApi:
     async def _photos(self, request: web.Request) -> web.Response:
         """Pictures in the order they come, in albums of ten; what is no picture is sent as a file, as apps do."""
         person, chat_id = self._who(request)
-        contents: list[Json] = []
+        contents: list[tuple[str, Json]] = []
         caption = ""
         async for part in await request.multipart():
             assert isinstance(part, BodyPartReader)
@@ -134,8 +135,12 @@ class PersonApi:
                 caption = (await part.text())[:1024]
                 continue
             upload = _upload(Path(part.filename).name, bytes(await part.read()))
-            contents.append(await self._content(upload, is_file=request.query.get("as_file") == "1"))
-        sent = [m for album in _albums(contents) for m in await self._send_album(person, chat_id, album, caption)]
+            content = await self._content(upload, is_file=request.query.get("as_file") == "1")
+            contents.append((upload.name, content))
+        sent = []
+        for album in _albums(contents):
+            messages = await self._send_album(person, chat_id, [content for _, content in album], caption)
+            sent += [{"file": name, "message": m} for (name, _), m in zip(album, messages, strict=True)]
         return web.json_response(sent)
 
     async def _content(self, upload: Upload, *, is_file: bool) -> Json:
@@ -237,8 +242,8 @@ def _upload(name: str, data: bytes) -> Upload:
     return Upload(name, mimetypes.guess_type(name)[0] or "application/octet-stream", data)
 
 
-def _albums(contents: list[Json]) -> list[list[Json]]:
+def _albums(contents: list[tuple[str, Json]]) -> list[list[tuple[str, Json]]]:
     """Photos and files apart, each in albums of ten, in their order."""
-    photos = [c for c in contents if "photo" in c]
-    files = [c for c in contents if "photo" not in c]
+    photos = [c for c in contents if "photo" in c[1]]
+    files = [c for c in contents if "photo" not in c[1]]
     return [kind[i : i + ALBUM] for kind in (photos, files) for i in range(0, len(kind), ALBUM)]

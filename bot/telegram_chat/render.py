@@ -106,7 +106,7 @@ class Renderer:
         return InlineKeyboardMarkup(rows) if rows else None
 
     def _private_chat(self) -> InlineKeyboardMarkup:
-        link = f"https://t.me/{self.bot_name}?start=group"
+        link = f"https://t.me/{self.bot_name}?start=train"
         return InlineKeyboardMarkup([[InlineKeyboardButton(f"@{self.bot_name}", url=link)]])
 
     def _template(self, template: Template, reply: Reply) -> Picture:

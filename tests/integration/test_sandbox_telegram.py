@@ -157,7 +157,9 @@ async def test_an_album_arrives_photo_by_photo_with_its_group_and_in_order(app: 
     said = [h.said for h in await app.until(12)]
     assert all(isinstance(s, SentPicture) and not s.is_original_file for s in said)
     groups = [s.group for s in said if isinstance(s, SentPicture)]
-    assert len(set(groups[:10])) == 1 and len(set(groups[10:])) == 1 and groups[0] != groups[10]
+    assert len(set(groups[:10])) == 1
+    assert len(set(groups[10:])) == 1
+    assert groups[0] != groups[10]
     first = said[0]
     assert isinstance(first, SentPicture)
     assert Image.open(io.BytesIO(first.data)).size == (1280, 576), "the largest size is taken"
@@ -195,7 +197,8 @@ async def test_a_button_works_for_its_person_only(app: Listener, alice: Person, 
     assert (await alice.answer_to(await alice.press(asked, decline)))["is_alert"]
     for forged in ("agree", "1:agree:2026-11:AAAAAAAA", agree["callback_data"][:-1] + "!", "0:old", ""):
         answer = await alice.answer_to(await alice.press_data(asked, forged or "x"))
-        assert answer["is_alert"] and answer["text"]
+        assert answer["is_alert"]
+        assert answer["text"]
     async with Person(sandbox.url, 2002, chat=1001) as mallory:
         answer = await mallory.answer_to(await mallory.press_data(asked, agree["callback_data"]))
         assert answer["is_alert"]
@@ -207,7 +210,8 @@ async def test_a_group_is_told_to_come_to_the_private_chat(app: Listener, sandbo
         await member.say("/train")
         await member.send_photos([("a.jpg", jpeg())])
         heard = await app.until(1)
-        assert not heard[0].is_private and heard[0].address.chat == "-5"
+        assert not heard[0].is_private
+        assert heard[0].address.chat == "-5"
         await app.port.send(heard[0].address, r.PrivateChatOnly(), "en")
         said = await member.wait_message(lambda m: True, WAIT_S)
         assert buttons(said)[0]["url"].startswith("https://t.me/portrait_sandbox_bot?start=")
@@ -227,7 +231,8 @@ async def test_work_is_one_message_that_changes(app: Listener, alice: Person, sa
     assert message["message_id"] == int(ref.message_id)
     assert len(alice.messages) == 1
     methods = [c["method"] for c in sandbox.world.calls]
-    assert methods.count("editMessageCaption") == 3 and "editMessageMedia" not in methods
+    assert methods.count("editMessageCaption") == 3
+    assert "editMessageMedia" not in methods
     # A person who deletes the message gets a new one.
     await sandbox.world.delete_message(1001, int(ref.message_id))
     new = await app.port.update(ref, at(1.0), "en")
@@ -254,7 +259,8 @@ async def test_several_portraits_are_an_album_followed_by_the_buttons(
     for message in sandbox.world.chat(1001).messages.values():
         (album if "media_group_id" in message else others).append(message)
     assert len(album) == 2
-    assert [m["message_id"] for m in others] == [int(last.message_id)] and buttons(others[0])
+    assert [m["message_id"] for m in others] == [int(last.message_id)]
+    assert buttons(others[0])
     await app.port.send(ME, r.OriginalFile(portraits[0]), "en")
     sent = await alice.wait_message(lambda m: "document" in m, WAIT_S)
     assert sent["document"]["mime_type"] == "image/jpeg"
@@ -276,7 +282,8 @@ async def test_too_many_requests_are_waited_for_and_long_waits_are_told(
         await fail(**too_many, retry_after=60)
         with pytest.raises(ChatError) as told:
             await app.port.send(ME, r.Help(), "en")
-        assert told.value.retry_after_s == 60 and not told.value.is_permanent
+        assert told.value.retry_after_s == 60
+        assert not told.value.is_permanent
         await fail(method="sendMessage", error_code=502, description="Bad Gateway")
         with pytest.raises(ChatError) as told:
             await app.port.send(ME, r.Help(), "en")
@@ -306,7 +313,8 @@ async def test_what_was_said_before_a_kill_is_heard_after_it(sandbox: Sandbox, a
         start = time.monotonic()
         stop.set()
     assert time.monotonic() - start < 3, "stopping does not wait for work that hangs"
-    assert not app.heard and not sandbox.world.memory.updates
+    assert not app.heard
+    assert not sandbox.world.memory.updates
     app.is_hanging = False
     async with running(app):
         heard = await app.until(5)

@@ -1,0 +1,78 @@
+"""A conversation at the sandbox as lines to read: who said what when, pictures as a word, progress kept short."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+
+from bot.sandbox.person import Person, buttons, words
+from bot.sandbox.world import Json
+
+_BAR = re.compile(r"^[▰▱]+ (\d+) %$", re.MULTILINE)
+MARGIN = 16
+STEP = 10  # per cent of progress between two lines
+
+
+class Transcript:
+    """`follow` runs until it is cancelled and hands every line to `write`; `lines` are all of them."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self.lines: list[str] = []
+        self._shown: dict[int, str] = {}  # message -> what was printed of it last
+        self._album: str | None = None
+
+    async def follow(self, person: Person) -> None:
+        async for event in person.events():
+            if event["kind"] in ("message", "edit"):
+                self._message(event["message"], event["at"], is_edit=event["kind"] == "edit")
+            elif event["kind"] == "answer" and event["text"]:
+                self._say(event["at"], "bot !", [event["text"]])
+
+    def pressed(self, label: str) -> None:
+        self._say(time.time(), "you", [f"‹{label}›"])
+
+    def note(self, sentence: str) -> None:
+        self._say(time.time(), "--", [sentence])
+
+    def _message(self, message: Json, at: float, *, is_edit: bool) -> None:
+        text = self._in_short(message)
+        if self._shown.get(message["message_id"]) == text:
+            return
+        self._shown[message["message_id"]] = text
+        who = "bot" if message["from"]["is_bot"] else "you"
+        lines = [*_picture_line(message), *text.splitlines()]
+        keys = "  ".join(f"[{button['text']}]" for button in buttons(message))
+        if keys and not _BAR.search(words(message)):
+            lines.append(keys)
+        if lines:
+            self._say(at, f"{who} *" if is_edit else who, lines)
+
+    def _in_short(self, message: Json) -> str:
+        """The text; of a message with a bar only that line and the others that change slowly."""
+        text = words(message)
+        bar = _BAR.search(text)
+        if bar is None:
+            return text
+        shown = STEP * (int(bar[1]) // STEP)
+        others = " - ".join(line for line in text.splitlines() if not _BAR.match(line) and not re.search(r"\d", line))
+        return f"{'▰' * (shown // 10)}{'▱' * (10 - shown // 10)} {shown:3} %  {others}"
+
+    def _say(self, at: float, who: str, lines: list[str]) -> None:
+        clock = time.strftime("%H:%M:%S", time.localtime(at))
+        for number, line in enumerate(lines):
+            head = f"{clock}  {who:<5} " if number == 0 else " " * MARGIN
+            self.lines.append(f"{head}{line}".rstrip())
+            self._write(self.lines[-1])
+
+
+def _picture_line(message: Json) -> list[str]:
+    if "photo" in message:
+        size = message["photo"][-1]
+        album = " of an album" if "media_group_id" in message else ""
+        return [f"(photo{album}, {size['width']} x {size['height']})"]
+    if "document" in message:
+        document = message["document"]
+        return [f"(file {document.get('file_name', '')}, {document.get('file_size', 0) / 1e6:.1f} MB)"]
+    return []
