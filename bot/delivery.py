@@ -1,7 +1,7 @@
 """Brings what is stored into the chats: answers, the status message of a collection, the message of a job.
 
-Everything shown is computed from the database when it is shown, so that a crash anywhere repeats a step at worst. What a
-chat refuses for now stays unsaid and is tried again by the reconciler.
+Everything shown is computed from the database when it is shown, so that a crash anywhere repeats a step at worst. What
+a chat refuses for now stays unsaid and is tried again by the reconciler.
 """
 
 from __future__ import annotations
@@ -71,25 +71,18 @@ class Delivery:
 
     async def _say_turns(self, turns: list[UnsaidTurn]) -> None:
         """In order; what an album of photos causes is said once, at the end."""
-        collections: dict[str, ShowCollection] = {}
-        refused: dict[str, int] = {}
         late: list[UnsaidTurn] = []
+        album: list[Tell | ShowCollection] = []
         for turn in turns:
             now, later = _split(turn)
             for telling in now:
                 await self._tell(telling, turn)
-            for telling in later:
-                if isinstance(telling, ShowCollection):
-                    collections[telling.session_id] = telling
-                elif isinstance(telling.reply, r.PhotoNotTaken):
-                    refused[telling.reply.reason] = refused.get(telling.reply.reason, 0) + telling.reply.count
+            album += later
             if later:
                 late.append(turn)
             else:
                 await self._said([turn])
-        for reason, count in refused.items():
-            await self._tell(Tell(r.PhotoNotTaken(reason, count)), late[-1])
-        for telling in collections.values():
+        for telling in _said_once(album):
             await self._tell(telling, late[-1])
         await self._said(late)
 
@@ -212,7 +205,14 @@ class Delivery:
             raise
         await self._note_shown(job, "yes")
         if rings and job.message:
-            await self._put(shown, r.Working(job.view(), shown.template))
+            await self._close(shown)
+
+    async def _close(self, shown: _Shown) -> None:
+        """The message that showed the progress has done its work: no bar, no button."""
+        try:
+            await self._put(shown, r.Working(shown.job.view(), shown.template))
+        except ChatError as error:
+            logger.info("a progress message stays as it was: %s", error)
 
     async def _note_shown(self, job: StoredJob, how: Literal["no", "yes"], *, is_dead: bool = False) -> None:
         async with self._parts.db.transaction() as store:
@@ -235,7 +235,9 @@ class Delivery:
     async def _keep(self, address: Address, refs: list[MessageRef], *, portrait_job_id: str | None = None) -> None:
         async with self._parts.db.transaction() as store:
             person = await store.people.find(address)
-            for ref in refs if person else []:
+            if person is None:
+                return  # they were just forgotten
+            for ref in refs:
                 await store.people.keep_message(person.user_id, ref, self._parts.clock(), portrait_job_id)
 
 
@@ -274,11 +276,22 @@ def _split(turn: UnsaidTurn) -> tuple[list[Telling], list[Tell | ShowCollection]
     for data in turn.tellings:
         telling = unpack_telling(data)
         match telling:
-            case ShowCollection(anew=False) | Tell(reply=r.PhotoNotTaken()):
+            case ShowCollection(anew=False) | Tell(reply=r.PhotoNotTaken() | r.NoCollection() | r.OwnTemplateRefused()):
                 later.append(telling)
             case _:
                 now.append(telling)
     return now, later
+
+
+def _said_once(album: list[Tell | ShowCollection]) -> list[Tell | ShowCollection]:
+    """Refusals first, those for the same reason as one; the status message last."""
+    counts: dict[str, int] = {}
+    for telling in album:
+        if isinstance(telling, Tell) and isinstance(telling.reply, r.PhotoNotTaken):
+            counts[telling.reply.reason] = counts.get(telling.reply.reason, 0) + telling.reply.count
+    refusals = [Tell(r.PhotoNotTaken(reason, count)) for reason, count in counts.items()]
+    rest = [each for each in album if not (isinstance(each, Tell) and isinstance(each.reply, r.PhotoNotTaken))]
+    return [*refusals, *dict.fromkeys(sorted(rest, key=lambda each: isinstance(each, ShowCollection)))]
 
 
 async def outcome(store: Store, lookups: Lookups, job: StoredJob, template: Template | None) -> Reply | None:

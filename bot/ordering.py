@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from bot.db.collections import StoredCollection
 from bot.db.store import Store
-from bot.domain import Address, JobKind, NewJob, Template, new_id, queue_score
+from bot.domain import Address, JobKind, JobStatus, NewJob, Template, new_id, queue_score
 from bot.replies import QuotaReached
 from bot.settings import Settings
 from gpu_worker.contract.blobs import job_prefix, photo_key, subject_prefix
@@ -23,12 +23,18 @@ class Ordering:
     def __init__(self, store: Store, settings: Settings, now: datetime) -> None:
         self._store, self._settings, self._now = store, settings, now
 
-    async def inspection(self, stored: StoredCollection) -> str | None:
-        """A check of the collection as it is now; None when there is nothing to check or a check is under way."""
+    async def inspection(self, stored: StoredCollection, *, even_if_failed: bool = False) -> str | None:
+        """A check of the collection as it is now.
+
+        None when there is nothing to check, a check is under way, or the last one of the same photos failed.
+        """
         session_id, photos = stored.collection.session_id, stored.collection.photos
         if stored.state != "collecting" or not stored.collection.is_checking:
             return None
-        if await self._store.jobs.inspecting(session_id):
+        last = await self._store.jobs.last_inspection(session_id)
+        if last and not last.status.is_final:
+            return None
+        if last and last.status is JobStatus.FAILED and last.session_version == stored.version and not even_if_failed:
             return None
         refs = tuple(PhotoRef(photo_id=p.photo_id, key=photo_key(stored.user_id, p.photo_id)) for p in photos)
         job = InspectPhotos(job_id=new_id(), photos=refs)

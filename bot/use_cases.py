@@ -82,7 +82,7 @@ async def hear(parts: Parts, incoming: Incoming) -> Heard | None:
 
 
 async def converse(parts: Parts, incoming: Incoming, heard: Heard) -> Handled | None:
-    """One transaction: the event's id, the new dialogue, orders and what is to be said. None when the event is known."""
+    """One transaction: the event's id, the new dialogue, orders, what is to be said. None when the event is known."""
     now = parts.clock()
     async with parts.db.transaction() as store:
         if await store.turns.is_known(incoming.address.platform, incoming.event_id):
@@ -259,7 +259,7 @@ class _Work:
         if stored is None or stored.state != "collecting":
             return self._answer(r.OutOfDate())
         if job.kind == "inspect" or not stored.collection.can_start:
-            await self._ordering.inspection(stored)
+            await self._ordering.inspection(stored, even_if_failed=True)
             return [a.ShowCollection(stored.collection.session_id, anew=True)]
         if quota := await self._ordering.training_quota(self._user_id):
             return [a.Tell(quota)]

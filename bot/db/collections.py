@@ -133,10 +133,14 @@ class Collections:
             row.reference_photo_id = reference or row.reference_photo_id
             row.checked_version = max(row.checked_version, version or 0)
 
-    async def to_be_checked(self) -> list[str]:
-        """Open collections whose newest state no worker has judged."""
+    async def to_be_checked(self, before: datetime) -> list[str]:
+        """Open collections, untouched since `before`, whose newest state no worker has judged."""
         rows = await self._session.scalars(
-            select(t.Session.id).where(t.Session.state == "collecting", t.Session.version > t.Session.checked_version)
+            select(t.Session.id).where(
+                t.Session.state == "collecting",
+                t.Session.version > t.Session.checked_version,
+                t.Session.touched_at < before,
+            )
         )
         return list(rows)
 
@@ -145,6 +149,9 @@ class Collections:
         photos = list(await self._session.scalars(select(t.Photo.id).where(t.Photo.session_id == session_id)))
         await self._session.execute(update(t.Photo).where(t.Photo.session_id == session_id).values(is_stored=False))
         return photos
+
+    async def all_stored(self) -> set[str]:
+        return set(await self._session.scalars(select(t.Photo.id).where(t.Photo.is_stored)))
 
     async def stored_photos(self, user_id: str) -> list[str]:
         query = select(t.Photo.id).where(t.Photo.user_id == user_id, t.Photo.is_stored)

@@ -83,8 +83,8 @@ class Jobs:
     async def set_message(self, job_id: str, ref: MessageRef) -> None:
         await self.change(job_id, message_id=ref.message_id, message_is_picture=ref.is_picture, chat=ref.address.chat)
 
-    async def known_ids(self, job_ids: Sequence[str]) -> set[str]:
-        return set(await self._session.scalars(select(t.Job.id).where(t.Job.id.in_(job_ids))))
+    async def known_ids(self) -> set[str]:
+        return set(await self._session.scalars(select(t.Job.id)))
 
     # --- finding ---
 
@@ -108,6 +108,12 @@ class Jobs:
     async def unshown(self) -> list[StoredJob]:
         """Final jobs whose outcome has not been shown for certain."""
         return await self._find(t.Job.status.not_in(_OPEN), t.Job.shown != "yes")
+
+    async def living_ids(self) -> set[str]:
+        """Jobs whose blobs somebody needs: open ones, and those with portraits."""
+        with_portraits = select(t.Portrait.job_id)
+        query = select(t.Job.id).where(t.Job.status.in_(_OPEN) | t.Job.id.in_(with_portraits))
+        return set(await self._session.scalars(query))
 
     async def unsent(self) -> set[str]:
         """Jobs that the relay has yet to hand to arq."""
@@ -187,6 +193,12 @@ class Jobs:
             update(t.Outbox)
             .where(t.Outbox.id == outbox_id)
             .values(tries=t.Outbox.tries + 1, last_error=error, next_try_at=next_try_at)
+        )
+
+    async def delete_final_before(self, moment: datetime) -> None:
+        """Jobs that ended long ago and of which nothing is left."""
+        await self._session.execute(
+            delete(t.Job).where(t.Job.finished_at < moment, t.Job.id.not_in(select(t.Portrait.job_id)))
         )
 
     async def delete_sent_before(self, moment: datetime) -> None:

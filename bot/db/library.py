@@ -46,6 +46,9 @@ class Library:
         table = _TABLES[what]
         await self._session.execute(delete(table).where(table.id == thing_id))
 
+    async def all_ids(self, what: Thing) -> set[str]:
+        return set(await self._session.scalars(select(_TABLES[what].id)))
+
     # --- subjects ---
 
     async def add_subject(self, user_id: str, subject: Subject, prefix: str, preview_key: str | None) -> None:

@@ -48,3 +48,13 @@ def commands(language: Language) -> dict[str, str]:
 def alert(reply: Reply, language: Language) -> str:
     """A reply in one line of at most 200 characters, for an alert on a pressed button."""
     return str(say(reply, language))[:200]
+
+
+def own_template_title(number: int) -> dict[str, str]:
+    """What a template of one's own is called, by language."""
+    return {"en": f"Your template {number}", "zh": f"你的模板 {number}"}
+
+
+def subject_name(number: int, language: Language) -> str:
+    """What a person's n-th model is called until they name it."""
+    return f"模型 {number}" if language == "zh" else f"Model {number}"

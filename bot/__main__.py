@@ -1,0 +1,69 @@
+"""`python -m bot`: the bot. `python -m bot demo …`, `python -m bot chat …`: the sandbox, without tokens."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+
+from pydantic import SecretStr, ValidationError
+
+from bot.app import StartFailure, frontends_of, run
+from bot.embedded import embedded_services
+from bot.settings import Settings
+
+_CANNOT_START = 69  # EX_UNAVAILABLE
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    match words:
+        case ["demo", *rest]:
+            from bot.demo import main as demo
+
+            return demo(rest)
+        case ["chat", *rest]:
+            from bot.sandbox.serve import main as chat
+
+            return chat(rest)
+        case _:
+            return _serve(words)
+
+
+def _serve(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bot", description="The portrait bot. Also: demo, chat.")
+    parser.add_argument("--embedded", action="store_true", help="start a bundled Valkey and a worker beside the bot")
+    chosen = parser.parse_args(words)
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        for each in error.errors(include_input=False):
+            print(f"PORTRAIT_{'_'.join(map(str, each['loc'])).upper()}: {each['msg']}", file=sys.stderr)
+        return _CANNOT_START
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every request's URL, and the token is part of it
+    try:
+        asyncio.run(_until_told_to_stop(settings, is_embedded=chosen.embedded))
+    except StartFailure as failure:
+        print(failure, file=sys.stderr)
+        return _CANNOT_START
+    return 0
+
+
+async def _until_told_to_stop(settings: Settings, *, is_embedded: bool) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    if not is_embedded:
+        await run(settings, stop)
+        return
+    frontends_of(settings)  # says what is missing before anything is started
+    async with embedded_services(settings.data_dir, blobs_url=settings.blobs_url) as services:
+        await run(settings.model_copy(update={"redis_url": SecretStr(services.redis_url)}), stop)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

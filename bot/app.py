@@ -1,0 +1,253 @@
+"""The composition root: everything is wired here, and runs side by side until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from redis.exceptions import RedisError
+from sqlalchemy.exc import SQLAlchemyError
+
+from bot import replies as r
+from bot.acts import Tell
+from bot.chat import Chat, ChatError
+from bot.conversation import PictureNotTaken, SentPicture
+from bot.core import Inbox, Incoming
+from bot.db.database import Database, open_database
+from bot.db.migrate import upgrade
+from bot.delivery import Delivery, Painter
+from bot.erasure import erase
+from bot.intake import Intake
+from bot.job_events import EventReader
+from bot.outbox import relay_forever
+from bot.packing import pack_telling
+from bot.parts import Parts, new_reference, utc_now
+from bot.queue import open_queue
+from bot.reconciler import Reconciler
+from bot.replies import Reply
+from bot.retention import Retention
+from bot.settings import Settings
+from bot.templates import load_templates
+from bot.use_cases import Handled, clean_up, converse, hear
+from gpu_worker.contract.blobs import open_blobs
+
+logger = logging.getLogger(__name__)
+
+_PAINT_EVERY_S = 0.5
+_LONGEST_ALBUM_S = 5.0
+
+Frontend = Callable[["Bot", asyncio.Event], Awaitable[None]]
+
+
+class StartFailure(Exception):
+    """The bot cannot run; the message is a sentence for its operator."""
+
+
+class SqlInbox:
+    """`core.Inbox` in the database."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def store(self, platform: str, update_id: int, raw: str) -> bool:
+        async with self._db.transaction() as store:
+            return await store.mail.store(platform, update_id, raw, utc_now())
+
+    async def done(self, platform: str, update_id: int) -> None:
+        async with self._db.transaction() as store:
+            await store.mail.done(platform, update_id)
+
+    async def pending(self, platform: str) -> list[str]:
+        async with self._db.transaction() as store:
+            return await store.mail.pending(platform)
+
+
+class Bot:
+    """`core.App`: what the frontends talk to, and what runs beside them."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts, self.settings, self.blobs = parts, parts.settings, parts.blobs
+        self.inbox: Inbox = SqlInbox(parts.db)
+        self.delivery = Delivery(parts)
+        self.painter = Painter(parts, self.delivery)
+        self.events = EventReader(parts, self.delivery, self.painter)
+        self.reconciler = Reconciler(parts, self.delivery, self.painter)
+        self.retention = Retention(parts)
+        self._albums: dict[tuple[str, str], tuple[float, float]] = {}  # person -> first and last picture
+
+    # --- core.App ---
+
+    def register(self, platform: str, chat: Chat) -> None:
+        self.parts.chats[platform] = chat
+        self.reconciler.wanted.set()  # what waited for this chat goes out now
+
+    async def handle(self, incoming: Incoming) -> Reply | None:
+        platform, person = incoming.address.platform, incoming.address.person
+        try:
+            async with self.parts.locks.held("person", platform, person):
+                heard = await hear(self.parts, incoming)
+                handled = await converse(self.parts, incoming, heard) if heard else None
+            if handled is None:
+                return None
+            self.parts.relay_wanted.set()
+            await self._afterwards(handled)
+            if isinstance(incoming.said, SentPicture | PictureNotTaken):
+                self._answer_when_quiet(platform, person)
+            else:
+                await self.delivery.answer(platform, person)
+        except Exception:  # the border of the chats
+            reference = new_reference()
+            logger.exception("an event could not be handled (%s)", reference)
+            return await self._apologise(incoming, r.Apology(reference))
+        return handled.alert
+
+    async def kept_file(self, platform: str, key: str) -> str | None:
+        async with self.parts.db.transaction() as store:
+            return await store.mail.kept_file(platform, key)
+
+    async def keep_file(self, platform: str, key: str, file_id: str) -> None:
+        async with self.parts.db.transaction() as store:
+            await store.mail.keep_file(platform, key, file_id)
+
+    # --- its life ---
+
+    async def run(self, frontends: Mapping[str, Frontend], stop: asyncio.Event) -> None:
+        """Until `stop` is set, or a frontend ends; work begun is finished."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for work in (self.events.run, self.reconciler.run, self.retention.run, self._paint):
+                    group.create_task(work(stop))
+                group.create_task(relay_forever(self.parts, stop))
+                for frontend in frontends.values():
+                    group.create_task(self._front(frontend, stop))
+                group.create_task(self._wake_all(stop))
+        finally:
+            await self.parts.tasks.settle()
+
+    async def _front(self, frontend: Frontend, stop: asyncio.Event) -> None:
+        try:
+            await frontend(self, stop)
+        finally:
+            stop.set()
+
+    async def _wake_all(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        for waiting in (self.parts.relay_wanted, self.reconciler.wanted, self.retention.wanted):
+            waiting.set()
+
+    async def _paint(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            try:
+                await self.painter.paint()
+            except Exception:  # the border of the loop
+                logger.exception("progress could not be shown")
+            await asyncio.sleep(_PAINT_EVERY_S)
+
+    # --- handling ---
+
+    async def _afterwards(self, handled: Handled) -> None:
+        gone = handled.aftermath.forgotten
+        if gone and handled.turn:
+            receipt = await erase(self.parts, gone)
+            said = replace(handled.turn, tellings=(pack_telling(Tell(r.Forgotten(receipt))),))
+            async with self.parts.db.transaction() as store:
+                await store.turns.amend(said)
+        self.parts.tasks.begin("cleaning up", clean_up(self.parts, handled))
+
+    def _answer_when_quiet(self, platform: str, person: str) -> None:
+        """Albums come photo by photo with no end mark: the answer waits until no more come."""
+        now, key = asyncio.get_running_loop().time(), (platform, person)
+        if key in self._albums:
+            self._albums[key] = (self._albums[key][0], now)
+            return
+        self._albums[key] = (now, now)
+        self.parts.tasks.begin("answering photos", self._answer_album(key))
+
+    async def _answer_album(self, key: tuple[str, str]) -> None:
+        quiet_s, loop = self.settings.quiet_s, asyncio.get_running_loop()
+        while True:
+            first, last = self._albums[key]
+            left = min(last + quiet_s, first + _LONGEST_ALBUM_S) - loop.time()
+            if left <= 0:
+                break
+            await asyncio.sleep(left)
+        del self._albums[key]
+        await self.delivery.answer(*key)
+
+    async def _apologise(self, incoming: Incoming, apology: r.Apology) -> Reply:
+        """Once: in the chat, or on the pressed button."""
+        chat = self.parts.chats.get(incoming.address.platform)
+        if chat is not None and incoming.pressed is None:
+            try:
+                await chat.send(incoming.address, apology, incoming.language)
+            except ChatError as error:
+                logger.info("the apology was not taken: %s", error)
+        return apology
+
+
+@asynccontextmanager
+async def open_bot(settings: Settings) -> AsyncIterator[Bot]:
+    """Opens everything that the bot needs, and closes it. Raises StartFailure with a sentence."""
+    url = settings.database
+    if settings.migrate_at_start:
+        try:
+            await asyncio.to_thread(upgrade, url)
+        except (SQLAlchemyError, OSError) as error:
+            raise StartFailure(f"The database cannot be opened or upgraded: {_first_line(error)}") from error
+    try:
+        queue = await open_queue(settings.redis_url.get_secret_value())
+    except (RedisError, OSError, ValueError) as error:
+        raise StartFailure(f"No Redis answers at PORTRAIT_REDIS_URL: {_first_line(error)}. Is it running?") from error
+    db, blobs, templates = open_database(url), open_blobs(settings.blobs_url), load_templates()
+    intake = Intake(
+        processes=settings.intake_processes, max_bytes=settings.max_file_bytes, max_pixels=settings.max_pixels
+    )
+    try:
+        await templates.publish(blobs)
+        async with intake:
+            parts = Parts(settings, db, blobs, queue, intake, templates)
+            try:
+                yield Bot(parts)
+            finally:
+                await parts.tasks.settle()
+    finally:
+        await queue.close()
+        await db.close()
+
+
+def frontends_of(settings: Settings) -> dict[str, Frontend]:
+    """The platforms that have a token. Raises StartFailure when there is none."""
+    found: dict[str, Frontend] = {}
+    if settings.telegram_token:
+        found["telegram"] = _telegram
+    else:
+        logger.info("Telegram is off: PORTRAIT_TELEGRAM_TOKEN is not set")
+    if not found:
+        raise StartFailure("There is no chat to talk in: set PORTRAIT_TELEGRAM_TOKEN or PORTRAIT_DISCORD_TOKEN.")
+    return found
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """The whole bot, until `stop` is set. Raises StartFailure."""
+    frontends = frontends_of(settings)
+    async with open_bot(settings) as bot:
+        try:
+            await bot.run(frontends, stop)
+        except* StartFailure as failures:
+            raise failures.exceptions[0] from None
+
+
+async def _telegram(bot: Bot, stop: asyncio.Event) -> None:
+    from bot.telegram_chat import TelegramTokenRefused, run_telegram
+
+    try:
+        await run_telegram(bot, stop)
+    except TelegramTokenRefused as error:
+        raise StartFailure(f"{error}.") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0]
