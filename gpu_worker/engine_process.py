@@ -138,6 +138,7 @@ class EngineProcess:
 
     async def _launch(self) -> None:
         ours, theirs = socket.socketpair()
+        self._from_engine, self._to_engine = await asyncio.open_connection(sock=ours, limit=LONGEST_LINE)
         with theirs:
             environment = {
                 name: value
@@ -152,7 +153,6 @@ class EngineProcess:
                 stdout=sys.stderr.fileno(),  # libraries print
                 env=environment,
             )
-        self._from_engine, self._to_engine = await asyncio.open_connection(sock=ours, limit=LONGEST_LINE)
         logger.info("engine process %d started (%s)", self._process.pid, self._options.loader)
 
     async def _say(self, message: Message) -> None:

@@ -30,13 +30,13 @@ _HEALTH_EVERY_S = 15
 
 
 def connect(redis_url: str) -> ArqRedis:
-    """A client whose every command rides out a restart of Redis of about three seconds. Connects when first used."""
+    """A client whose every command is tried for more than half a second. Longer outages are waited out by the callers."""
     pool: ConnectionPool = ConnectionPool.from_url(
         redis_url,
         socket_timeout=10,
         socket_connect_timeout=5,
         health_check_interval=15,
-        retry=ConnectionRetry(ExponentialBackoff(cap=1, base=0.1), 5),
+        retry=ConnectionRetry(ExponentialBackoff(cap=1, base=0.1), 2),
         retry_on_error=[RedisConnectionError, RedisTimeoutError, OSError],
     )
     return ArqRedis(

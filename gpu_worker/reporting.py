@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +14,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from gpu_worker.background import beside
-from gpu_worker.claims import Claim, Claims, Lease, LeaseLost
+from gpu_worker.claims import Lease, LeaseLost
 from gpu_worker.contract.blobs import BlobStore
 from gpu_worker.contract.events import EventBase, Failed, Progress, Started, Succeeded
 from gpu_worker.contract.jobs import JobKind
@@ -56,9 +56,8 @@ def fraction_of_job(kind: JobKind, step: Step) -> float:
 class Reporter:
     """The events of one claim, numbered from 1."""
 
-    def __init__(self, claims: Claims, lease: Lease, kind: JobKind, blobs: BlobStore, every_s: float) -> None:
-        self._claims, self._claim, self._lost = claims, lease.claim, lease.lost
-        self._kind, self._blobs, self._every_s = kind, blobs, every_s
+    def __init__(self, lease: Lease, kind: JobKind, blobs: BlobStore, every_s: float) -> None:
+        self._lease, self._kind, self._blobs, self._every_s = lease, kind, blobs, every_s
         self._seq = 0
         self._fraction = 0.0
         self._last_stage: tuple[str, int] | None = None
@@ -87,20 +86,16 @@ class Reporter:
         async with beside(self._publish_steps(folder, prefix)):
             yield
 
-    async def finish(self, outcome: Done | Failure) -> None:
-        """Publishes the outcome. Tries until Redis has it, however long that takes. Raises LeaseLost."""
+    async def finish(self, outcome: Done | Failure, may_go_on: Callable[[], None]) -> None:
+        """Publishes the outcome. Tries until Redis has it or `may_go_on`, asked before each further try, raises."""
         event = self._last_event(outcome)
         while True:
             try:
-                await self._claims.publish(self._claim, event, is_last=True)
-                return
+                return await self._lease.publish(event, is_last=True)
             except (RedisError, OSError) as error:
                 logger.warning("outcome not published, trying again: %s", error)
-            try:
-                await asyncio.wait_for(self._lost.wait(), 1)
-            except TimeoutError:
-                continue
-            raise LeaseLost(self._claim.job_id)
+            await asyncio.sleep(1)
+            may_go_on()
 
     def _last_event(self, outcome: Done | Failure) -> Succeeded | Failed:
         if isinstance(outcome, Done):
@@ -129,7 +124,7 @@ class Reporter:
                 )
 
     async def _store_preview(self, path: Path | None, folder: Path, prefix: str) -> str | None:
-        if path is None:
+        if path is None or not await self._lease.is_ours():
             return None
         key = f"{prefix}-previews/{self._seq + 1}{path.suffix}"
         try:
@@ -141,15 +136,15 @@ class Reporter:
 
     async def _try_to_publish(self, event: EventBase) -> None:
         try:
-            await self._claims.publish(self._claim, event)
+            await self._lease.publish(event)
         except (RedisError, OSError) as error:
             logger.warning("progress not published: %s", error)
         except LeaseLost:
-            self._lost.set()
+            pass  # `lost` is set, and ends the run
 
     def _envelope(self) -> dict[str, Any]:
         self._seq += 1
-        claim: Claim = self._claim
+        claim = self._lease.claim
         return {
             "job_id": claim.job_id,
             "attempt": claim.attempt,

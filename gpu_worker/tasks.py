@@ -109,27 +109,33 @@ class JobRunner:
                 self.job_id = None
 
     async def _with_claim(self, payload: Any, lease: Lease) -> Delivery:
-        claim, parts = lease.claim, self._parts
+        parts = self._parts
         try:
-            job = read_job(payload)
+            job: AnyJob | None = read_job(payload)
         except ValidationError as error:
-            reporter = Reporter(parts.claims, lease, "inspect", parts.blobs, 0)
             logger.error("not a job of this version: %s", error)
-            await reporter.finish(failures.CONTRACT_VERSION)
-            await parts.claims.release(claim)
-            return Delivery.FINISHED
-        reporter = Reporter(parts.claims, lease, job.kind, parts.blobs, parts.settings.report_every_s)
+            job = None
+        may_go_on = partial(self._may_go_on, lease)
+        reporter = Reporter(lease, job.kind if job else "inspect", parts.blobs, parts.settings.report_every_s)
         try:
-            outcome = await self._outcome(job, lease, reporter)
+            outcome = await self._outcome(job, lease, reporter) if job else failures.CONTRACT_VERSION
+            await reporter.finish(outcome, may_go_on)
         except GivenBack:
             logger.info("given back")
-            await parts.claims.release(claim, given_back=True)
+            await lease.release(given_back=True)
             return Delivery.AGAIN
-        await reporter.finish(outcome)
         logger.info("outcome: %s", outcome.reason if isinstance(outcome, Failure) else "succeeded")
-        await self._tidy_up(job, claim, outcome)
-        await parts.claims.release(claim)
+        if job:
+            await self._tidy_up(job, lease.claim, outcome)
+        await lease.release()
         return Delivery.FINISHED
+
+    def _may_go_on(self, lease: Lease) -> None:
+        """Raises LeaseLost or GivenBack when this worker has no more business with the job."""
+        if lease.lost.is_set():
+            raise LeaseLost(lease.claim.job_id)
+        if self._parts.stopping.is_set():
+            raise GivenBack
 
     async def _outcome(self, job: AnyJob, lease: Lease, reporter: Reporter) -> Done | Failure:
         """Raises LeaseLost and GivenBack."""
@@ -152,8 +158,9 @@ class JobRunner:
             return failures.of_worker_error(error)
 
     async def _in_folder(self, job: AnyJob, lease: Lease, reporter: Reporter, folder: Path) -> Done | Failure:
-        blobs, prefix = self._parts.blobs, _run_prefix(job, lease.claim)
-        await persistently(partial(fetch_inputs, job, folder, blobs), _FETCH_FOR_S)
+        blobs, prefix, may_go_on = self._parts.blobs, _run_prefix(job, lease.claim), partial(self._may_go_on, lease)
+        may_go_on()
+        await persistently(partial(fetch_inputs, job, folder, blobs), _FETCH_FOR_S, may_go_on)
         request = Run(number=0, job=job, folder=folder, prefix=prefix)
         async with reporter.publishing(folder, prefix), self._checkpoints_kept(job, lease, folder):
             ended = await self._in_engine(request, lease, reporter)
@@ -162,7 +169,9 @@ class JobRunner:
                 await self._engine.kill()
                 ended = await self._in_engine(request, lease, reporter)
         if isinstance(ended, Done):
-            await persistently(partial(store_results, folder / "out", prefix, blobs), _STORE_FOR_S)
+            if not await lease.is_ours():
+                raise LeaseLost(job.job_id)
+            await persistently(partial(store_results, folder / "out", prefix, blobs), _STORE_FOR_S, may_go_on)
             if await self._is_cancelled(job.job_id):
                 return failures.CANCELLED
         return ended
@@ -177,7 +186,10 @@ class JobRunner:
             async with beside(mirror.keep(_CHECKPOINT_LOOK_S)):
                 yield
         except GivenBack:
-            await mirror.store()
+            try:
+                await mirror.store()
+            except OSError as error:
+                logger.warning("last checkpoint not stored: %s", error)
             raise
 
     async def _in_engine(self, request: Run, lease: Lease, reporter: Reporter) -> Done | Failure:

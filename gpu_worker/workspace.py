@@ -79,8 +79,11 @@ def _delete_leftovers(work_dir: Path) -> None:
             os.close(handle)
 
 
-async def persistently(action: Callable[[], Awaitable[T]], for_s: float) -> T:
-    """The result of `action`, tried again after an OSError for `for_s` seconds; then that error is raised."""
+async def persistently(action: Callable[[], Awaitable[T]], for_s: float, may_go_on: Callable[[], None]) -> T:
+    """The result of `action`, tried again after an OSError for `for_s` seconds; then that error is raised.
+
+    Before each further try `may_go_on` is asked, which may raise.
+    """
     deadline, pause_s = asyncio.get_running_loop().time() + for_s, 0.5
     while True:
         try:
@@ -90,6 +93,7 @@ async def persistently(action: Callable[[], Awaitable[T]], for_s: float) -> T:
                 raise
             logger.warning("blobs cannot be reached, trying again: %s", error)
         await asyncio.sleep(pause_s)
+        may_go_on()
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
@@ -180,7 +184,7 @@ class CheckpointMirror:
     async def store(self) -> None:
         """Stores the folder if it changed. Raises OSError."""
         seen = self._look()
-        if seen == self._stored or self._lease.lost.is_set():
+        if seen == self._stored or not await self._lease.is_ours():
             return
         keys: dict[str, str] = {}
         for name, version in seen.items():

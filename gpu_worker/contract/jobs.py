@@ -114,6 +114,9 @@ def claims_key(job_id: str) -> str:
     return f"portrait:claims:{job_id}"
 
 
+EPOCH_KEY = "portrait:epoch"  # set once in an empty Redis: shows that it has forgotten everything since
+
+
 def worker_key(worker_id: str) -> str:
     """Redis key (hash) refreshed by a live worker every few seconds: profile, device, current job, started_at."""
     return f"portrait:worker:{worker_id}"

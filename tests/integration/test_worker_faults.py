@@ -181,3 +181,40 @@ async def test_what_is_kept_in_redis_of_a_finished_job_is_small_and_ends(bench: 
     kept = [key async for key in bench.redis.scan_iter(f"*{job.job_id}*")]
     assert sorted(kept) == sorted([claims_key(job.job_id).encode(), f"arq:result:{job.job_id}:1".encode()])
     assert all([await bench.redis.ttl(key) > 0 for key in kept])
+
+
+async def test_a_worker_that_wakes_up_after_its_job_was_forgotten_writes_nothing(
+    bench: Bench, workers: Workers
+) -> None:
+    worker = workers.start(bench.server)
+    job = await bench.train("take 80")
+    await bench.enqueue(job)
+    await bench.step(job, 8)
+    worker.send_signal(signal.SIGSTOP)
+    await asyncio.sleep(LEASE_S + 0.5)
+    forgotten = [key async for key in bench.redis.scan_iter(f"*{job.job_id}*")]  # as the bot does on /forget
+    await bench.redis.delete("portrait:render", *forgotten)
+    await bench.blobs.delete_prefix("users")
+    before = len(await bench.events(job))
+    worker.send_signal(signal.SIGCONT)
+    await asyncio.sleep(2)
+    assert await bench.blobs.keys("users") == []
+    assert len(await bench.events(job)) == before
+    after = await bench.inspect()
+    await bench.enqueue(after)
+    assert (await bench.outcome(after)).event == "succeeded"
+
+
+async def test_a_worker_ends_soon_although_redis_is_away(lasting_bench: Bench, workers: Workers) -> None:
+    worker = workers.start(lasting_bench.server)
+    job = await lasting_bench.train("take 200")
+    await lasting_bench.enqueue(job)
+    await lasting_bench.step(job, 3)
+    lasting_bench.server.kill()
+    begin = time.monotonic()
+    worker.send_signal(signal.SIGTERM)
+    await asyncio.to_thread(worker.wait, 30)
+    assert time.monotonic() - begin < 15
+    lasting_bench.server.start()
+    workers.start(lasting_bench.server)
+    assert (await lasting_bench.outcome(job, 25)).event == "succeeded"

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -20,8 +22,21 @@ JOB = TrainSubject(
 )
 
 
-def lease(attempt: int = 1, run: int = 1) -> Lease:
-    return Lease(Claim("job001", attempt, run, "worker", deaths=0))
+@dataclass
+class FakeLease:
+    claim: Claim
+    is_held: bool = True
+
+    async def is_ours(self) -> bool:
+        return self.is_held
+
+
+def lease(attempt: int = 1, run: int = 1, *, is_held: bool = True) -> Lease:
+    return cast(Lease, FakeLease(Claim("job001", attempt, run, "worker", deaths=0), is_held))
+
+
+def go_on() -> None:
+    pass
 
 
 @pytest.fixture
@@ -78,9 +93,7 @@ async def test_a_file_that_is_being_written_is_not_stored(tmp_path: Path, blobs:
 
 
 async def test_a_worker_without_the_lease_stores_no_checkpoint(tmp_path: Path, blobs: FolderBlobs) -> None:
-    lost = lease()
-    lost.lost.set()
-    await CheckpointMirror(JOB, lost, filled(tmp_path / "run", state__json="1"), blobs).store()
+    await CheckpointMirror(JOB, lease(is_held=False), filled(tmp_path / "run", state__json="1"), blobs).store()
     assert await blobs.keys(checkpoints_prefix(JOB)) == []
 
 
@@ -106,7 +119,18 @@ async def test_a_store_that_comes_back_is_waited_for() -> None:
             raise error
         return "stored"
 
-    assert await persistently(action, for_s=5) == "stored"
+    assert await persistently(action, 5, go_on) == "stored"
+
+
+async def test_a_worker_that_shall_stop_does_not_wait_for_the_store() -> None:
+    async def action() -> None:
+        raise OSError("away")
+
+    def stop() -> None:
+        raise InterruptedError("asked to stop")
+
+    with pytest.raises(InterruptedError):
+        await persistently(action, 60, stop)
 
 
 async def test_a_store_that_stays_away_is_given_up() -> None:
@@ -114,7 +138,7 @@ async def test_a_store_that_stays_away_is_given_up() -> None:
         raise OSError("away")
 
     with pytest.raises(OSError, match="away"):
-        await persistently(action, for_s=0.1)
+        await persistently(action, 0.1, go_on)
 
 
 def test_folders_of_dead_workers_are_deleted_and_those_of_live_ones_are_not(tmp_path: Path) -> None:
