@@ -37,6 +37,12 @@ class Crop:
         drawn = cv2.warpAffine(rgb, fine.matrix, fine.size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
         return drawn if factor == 1 else cv2.resize(drawn, self.size, interpolation=cv2.INTER_AREA)
 
+    def cut_mask(self, mask: Mask) -> Mask:
+        """The same piece of a mask; 0 beyond the picture."""
+        fine, factor = self._finer()
+        drawn = cv2.warpAffine(mask, fine.matrix, fine.size, flags=cv2.INTER_LINEAR, borderValue=0)
+        return drawn if factor == 1 else cv2.resize(drawn, self.size, interpolation=cv2.INTER_AREA)
+
     def to_canvas(self, points: Points) -> Points:
         return _moved(points, self.matrix)
 

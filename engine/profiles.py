@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from engine.config import PortraitConfig, TrainingConfig
 from engine.crop import Crop, chip_crop
+from engine.stages.parse import FaceParts, parse_by_landmarks
 from engine.types import Enhancer, Face, FaceDetector, FaceFuser, FaceRecogniser, Photo, Retoucher, Rgb, Segmenter
 
 if TYPE_CHECKING:
     from engine.diffusion import Diffusion
+    from engine.stages.control import ControlPictures
 
 PROFILES = ("mini",)
 ID_TEMPLATES = Path(__file__).parent / "id_templates"
@@ -27,6 +29,8 @@ class Profile(Protocol):
     name: str
     training: TrainingConfig
     portrait: PortraitConfig
+    positive: str  # what is added to every prompt, after the subject's trigger and the caller's words
+    negative: str
 
     @property
     def detector(self) -> FaceDetector: ...
@@ -42,6 +46,12 @@ class Profile(Protocol):
     def fuser(self) -> FaceFuser: ...
     @property
     def diffusion(self) -> Diffusion: ...
+    @property
+    def control_pictures(self) -> ControlPictures: ...
+
+    def parse(self, rgb: Rgb, face: Face) -> FaceParts:
+        """The parts of `face` that masks are made of."""
+        ...
 
     def training_crop(self, rgb: Rgb, face: Face) -> Rgb:
         """What the LoRA learns of a photo, at the training resolution."""
@@ -67,11 +77,14 @@ class MiniProfile:
     """Everything that runs on a CPU and comes with the package: dlib, classical image work, the small diffusion."""
 
     name = "mini"
+    positive = ""
+    negative = ""
 
     def __init__(self, device: str = "auto") -> None:
         self._device = device
         self.training = TrainingConfig(resolution=128)
-        self.portrait = PortraitConfig()
+        # Landmark fusion keeps the template's light by itself: mixing it with the template would show two faces.
+        self.portrait = PortraitConfig(fusion_before_ratio=1.0)
 
     @cached_property
     def detector(self) -> FaceDetector:
@@ -114,6 +127,15 @@ class MiniProfile:
         from engine.mini.model import load
 
         return load(self._device)
+
+    @cached_property
+    def control_pictures(self) -> ControlPictures:
+        from engine.models.mini_controls import MiniControls
+
+        return MiniControls()
+
+    def parse(self, rgb: Rgb, face: Face) -> FaceParts:
+        return parse_by_landmarks(rgb, face)
 
     def training_crop(self, rgb: Rgb, face: Face) -> Rgb:
         return chip_crop(face, self.training.resolution).cut(rgb)

@@ -1,0 +1,234 @@
+"""Face fusion without a network: the reference's face, turned and lit as the template's, in the template's picture.
+
+Both faces are read as a mean head plus a person's deviation (`mean_head`). The subject's head is drawn in the
+template's pose, the template is bent moderately towards it, the reference's pixels are warped onto it with thin plate
+splines, put into the template's light (low frequencies of skin only) and laid in with a soft mask that leaves hair in
+front of the template's face where it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy.interpolate import RBFInterpolator
+
+from engine.errors import FusionFailed
+from engine.models.mean_head import HeadView, with_forehead
+from engine.types import Face, Mask, Points, Rgb
+
+Plane = NDArray[np.float32]
+
+JAW, BROWS = slice(0, 17), slice(17, 27)
+FOREHEAD = slice(68, 74)
+EYES = (slice(36, 42), slice(42, 48))
+LIPS = slice(48, 60)
+
+SHAPE = 0.85  # how far the template's geometry gives way to the subject's; 0 keeps the template's
+GRID = 56  # nodes along the longer side of a warp; between them it is interpolated
+SMALL = 160  # face width in pixels at which light and colours are compared: they are low frequencies
+REACH = 0.45  # the template is bent up to this share of the face width beyond the face
+LIGHT = 0.85  # share of the template's low-frequency light that replaces the reference's
+DARKER = 1.8
+FINE = 12.0
+LIGHT_RADIUS = 0.13  # sigma of that light, share of the face width
+FOREHEAD_SHARE = 0.4  # how far above the brows the reference shows, of the distance from lips to brows
+FEATHER = 0.02  # sigma of the mask's edge, share of the face width
+MOST_TURNED = 55.0  # degrees between the two heads beyond which a flat picture has nothing to show
+
+
+@dataclass(frozen=True)
+class LandmarkFuser:
+    """`FaceFuser` of the mini profile."""
+
+    shape: float = SHAPE
+
+    def __call__(self, template: Rgb, template_face: Face, reference: Rgb, reference_face: Face) -> Rgb:
+        view, source = HeadView.of(template_face.landmarks), HeadView.of(reference_face.landmarks)
+        if view.angle_to(source) > MOST_TURNED:
+            raise FusionFailed("the two heads are turned too far from each other")
+        own = with_forehead(view.head(template_face.landmarks))
+        subject = with_forehead(source.head(reference_face.landmarks))
+        patch = _Patch.around(view.project(own), template.shape)
+        goal = view.project(own + self.shape * (subject - own)) - patch.origin
+        below = _bent(patch.cut(template), view.project(own) - patch.origin, goal)
+        face = _warped(reference, source.project(subject), goal, view.scale / source.scale, below.shape)
+        skin_below, skin_face = _skin(below, goal), _skin(face, goal)
+        lit = _relit(face, below, skin_face * skin_below, goal)
+        alpha = _alpha(goal, skin_below, skin_face)
+        return patch.put(template, below + (lit - below) * alpha[..., None])
+
+
+@dataclass(frozen=True)
+class _Patch:
+    """The rectangle of the template in which anything may change."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @staticmethod
+    def around(points: Points, shape: tuple[int, ...]) -> _Patch:
+        low, high = points.min(0), points.max(0)
+        room = (high - low).max() * (REACH + 0.05)
+        left, top = np.maximum(low - room, 0).astype(int)
+        right, bottom = np.minimum(np.ceil(high + room), [shape[1], shape[0]]).astype(int)
+        if right - left < 16 or bottom - top < 16:
+            raise FusionFailed("the face lies outside the picture")
+        return _Patch(int(left), int(top), int(right), int(bottom))
+
+    @property
+    def origin(self) -> Points:
+        origin: Points = np.array([self.left, self.top], np.float32)
+        return origin
+
+    def cut(self, rgb: Rgb) -> Plane:
+        return rgb[self.top : self.bottom, self.left : self.right].astype(np.float32) / 255
+
+    def put(self, rgb: Rgb, patch: Plane) -> Rgb:
+        result = rgb.copy()
+        result[self.top : self.bottom, self.left : self.right] = np.rint(np.clip(patch, 0, 1) * 255)
+        return result
+
+
+def _width(goal: Points) -> float:
+    """A face's size that does not shrink when it turns."""
+    return float(max(np.linalg.norm(goal[16] - goal[0]), 1.1 * np.linalg.norm(goal[8] - goal[27])))
+
+
+def _grid(shape: tuple[int, ...]) -> tuple[Points, tuple[int, int]]:
+    """Nodes (n, 2) over a picture of `shape` as cv2.resize will place them, and their (rows, columns)."""
+    step = max(shape[:2]) / GRID
+    rows, columns = max(2, round(shape[0] / step)), max(2, round(shape[1] / step))
+    y, x = (np.arange(rows) + 0.5) * shape[0] / rows - 0.5, (np.arange(columns) + 0.5) * shape[1] / columns - 0.5
+    return np.stack(np.meshgrid(x, y), -1).reshape(-1, 2).astype(np.float32), (rows, columns)
+
+
+def _dense(nodes: Plane, grid: tuple[int, int], shape: tuple[int, ...]) -> Plane:
+    field = nodes.reshape(*grid, -1).astype(np.float32)
+    return cv2.resize(field, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
+
+
+def _spline(at: Points, values: Points, nodes: Points) -> Plane:
+    """Thin plate spline through nearly all of `values` at `at` (a little smoothing bears landmark noise)."""
+    size = np.ptp(at, axis=0).max()
+    spline = RBFInterpolator(at / size, values / size, kernel="thin_plate_spline", smoothing=1e-4)
+    return (spline(nodes / size) * size).astype(np.float32)
+
+
+def _sampled(picture: Plane, where: Plane) -> Plane:
+    return cv2.remap(picture, where[..., 0], where[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _bent(below: Plane, own: Points, goal: Points) -> Plane:
+    """The template with its face's points moved from `own` to `goal`; the movement fades out around the face."""
+    nodes, grid = _grid(below.shape)
+    moved = _spline(goal, own - goal, nodes)
+    hull = cv2.convexHull(goal)
+    outside = np.array([-cv2.pointPolygonTest(hull, (float(x), float(y)), True) for x, y in nodes])
+    fade = np.clip(1 - outside / (REACH * _width(goal)), 0, 1)
+    fade = fade * fade * (3 - 2 * fade)
+    return _sampled(below, _dense(nodes + moved * fade[:, None].astype(np.float32), grid, below.shape))
+
+
+def _warped(reference: Rgb, source: Points, goal: Points, shrink: float, shape: tuple[int, ...]) -> Plane:
+    """The reference's face over `goal`; shrunk by area first where it has more pixels than the template's."""
+    patch = _Patch.around(source, reference.shape)
+    cut = patch.cut(reference)
+    at = source - patch.origin
+    if shrink < 0.9:
+        size = max(1, round(cut.shape[1] * shrink)), max(1, round(cut.shape[0] * shrink))
+        at = (at + 0.5) * (np.array(size) / (cut.shape[1], cut.shape[0])) - 0.5
+        cut = cv2.resize(cut, size, interpolation=cv2.INTER_AREA)
+    nodes, grid = _grid(shape)
+    return np.clip(_sampled(cut, _dense(_spline(goal, at.astype(np.float32), nodes), grid, shape)), 0, 1)
+
+
+def _filled(points: Points, shape: tuple[int, ...]) -> Mask:
+    mask = np.zeros(shape[:2], np.float32)
+    cv2.fillConvexPoly(mask, cv2.convexHull(np.round(points).astype(np.int32)), 1.0, cv2.LINE_AA)
+    return mask
+
+
+def _skin(picture: Plane, goal: Points) -> Mask:
+    """How much each pixel looks like this face's skin: 1 within about two deviations of the cheeks' colours."""
+    lab = cv2.cvtColor(picture, cv2.COLOR_RGB2LAB)
+    cheeks = np.zeros(lab.shape[:2], np.uint8)
+    for side in ((1, 3, 31, 40), (15, 13, 35, 47)):
+        points = goal[list(side)]
+        cv2.fillConvexPoly(cheeks, np.round(points.mean(0) + 0.75 * (points - points.mean(0))).astype(np.int32), 1)
+    sample = lab[cheeks > 0]
+    if len(sample) < 20:
+        return np.ones(lab.shape[:2], np.float32)
+    middle = np.median(sample, 0)
+    spread = np.maximum(1.48 * np.median(np.abs(sample - middle), 0), [9.0, 4.0, 4.0])
+    away = np.sqrt((((lab - middle) / spread) ** 2).sum(-1) / 3)
+    return np.clip(2.6 - away, 0, 1).astype(np.float32)
+
+
+def _relit(face: Plane, below: Plane, skin: Mask, goal: Points) -> Plane:
+    """`face` (RGB) with the colours and the low-frequency light of `below`, both judged on `skin` only.
+
+    In Lab, what differs from the reference's own light is kept and put on the template's light. Darker things (pupils,
+    beards, shadows) keep their ratio to the skin, brighter ones (teeth, highlights) their share of the way to white, so
+    that contrast survives any change of light.
+    """
+    face, below = cv2.cvtColor(face, cv2.COLOR_RGB2LAB), cv2.cvtColor(below, cv2.COLOR_RGB2LAB)
+    small = min(1.0, SMALL / _width(goal))
+    size = max(8, round(face.shape[1] * small)), max(8, round(face.shape[0] * small))
+    source, light, weight = (cv2.resize(v, size, interpolation=cv2.INTER_AREA) for v in (face, below, skin))
+    inside = _filled(goal * small, weight.shape)
+    for part in (*EYES, LIPS, slice(17, 22), slice(22, 27)):
+        inside *= 1 - cv2.dilate(_filled(goal[part] * small, weight.shape), np.ones((5, 5)))
+    weight = (weight + 1e-4) * inside + 1e-9
+    radius = LIGHT_RADIUS * _width(goal) * small
+    from_, to = (
+        cv2.resize(_base(v, weight, radius), face.shape[1::-1], interpolation=cv2.INTER_CUBIC) for v in (source, light)
+    )
+    detail = face - from_
+    darker = np.clip(to[..., 0] / np.maximum(from_[..., 0], 1), 0.6, DARKER)
+    brighter = np.clip((100 - to[..., 0]) / np.maximum(100 - from_[..., 0], 1), 0.5, 1.2)
+    far = np.tanh(np.abs(detail[..., 0]) / FINE)  # fine texture keeps its contrast, whichever side of the skin it is on
+    gain = 1 + (np.where(detail[..., 0] < 0, darker, brighter) - 1) * far
+    brightness = to[..., 0] + detail[..., 0] * gain
+    tint = np.clip(brightness / np.maximum(to[..., 0], 1), 0, 1)[..., None]  # what is dark takes on no colour
+    colour = face[..., 1:] + (to - from_)[..., 1:] * tint
+    return cv2.cvtColor(np.dstack([np.clip(brightness, 0, 100), colour]).astype(np.float32), cv2.COLOR_LAB2RGB)
+
+
+def _base(lab: Plane, weight: Mask, radius: float) -> Plane:
+    """The light on a face: `lab` smoothed over what counts; over larger distances where little does."""
+    mean = (lab * weight[..., None]).sum((0, 1)) / weight.sum()
+    far, near = _spread(lab, weight, 3 * radius), _spread(lab, weight, radius)
+    trust = np.clip(cv2.GaussianBlur(weight, (0, 0), radius) / 0.25, 0, 1)[..., None]
+    return mean + LIGHT * (far + (near - far) * trust - mean)
+
+
+def _spread(values: Plane, weight: Mask, radius: float) -> Plane:
+    """`values` blurred where `weight` says that they count, carried on where it does not."""
+    over = cv2.GaussianBlur(values * weight[..., None], (0, 0), radius)
+    return over / (cv2.GaussianBlur(weight, (0, 0), radius)[..., None] + 1e-12)
+
+
+def _alpha(goal: Points, skin_below: Mask, skin_face: Mask) -> Mask:
+    """Where the reference's face shows: the whole inner face, towards the rim only where both pictures have skin."""
+    width = _width(goal)
+    shape = skin_below.shape
+    middle = goal[27:36].mean(0)
+    up = (goal[BROWS].mean(0) - goal[LIPS].mean(0)) * FOREHEAD_SHARE
+    oval = _soft(_filled(np.concatenate([goal[JAW], goal[BROWS] + up]), shape), FEATHER * width)
+    cheeks = middle + 0.86 * (goal[[2, 3, 4, 12, 13, 14]] - middle)
+    core = _soft(_filled(np.concatenate([cheeks, goal[5:12], goal[BROWS]]), shape), FEATHER * width)
+    beard = _soft(_filled(np.concatenate([goal[2:15], goal[31:36]]), shape), FEATHER * width)
+    skin_face = np.maximum(skin_face, beard)  # the reference's beard comes along, its hair and collar do not
+    skin = cv2.GaussianBlur(np.minimum(skin_below, skin_face), (0, 0), max(0.006 * width, 0.5))
+    return (oval * np.maximum(core, skin)).astype(np.float32)
+
+
+def _soft(mask: Mask, radius: float) -> Mask:
+    """`mask` with an edge that fades inwards only: 0 on its border and beyond."""
+    eroded = cv2.erode(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * int(2 * radius) + 1,) * 2))
+    return cv2.GaussianBlur(eroded, (0, 0), max(radius, 0.5))

@@ -1,0 +1,49 @@
+"""Figure 2, box "face fusion": the reference's face into the picture, and how much of it stays.
+
+Sizes in pixels are the reference's on a working picture whose short side is 512; they are scaled with the picture.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from engine.crop import blend
+from engine.stages.parse import FaceParts, Parser, grown
+from engine.types import Face, FaceDetector, FaceFuser, Mask, Rgb
+
+WORKING_SIDE = 512
+DILATE, ERODE, DILATE_EYES, BLUR = 8, 16, 16, 8
+
+
+def fused(picture: Rgb, face: Face, reference: Rgb, reference_face: Face, fuser: FaceFuser) -> Rgb:
+    """`picture` with the reference's face, as the fuser makes it. Raises `FusionFailed`."""
+    return fuser(picture, face, reference, reference_face)
+
+
+def mixed(picture: Rgb, fusion: Rgb, face: Face, detector: FaceDetector, parse: Parser, ratio: float) -> Rgb:
+    """The fusion over the picture: its eyes wholly, its skin by `ratio`, never its lips. Ratio 1 is the fusion itself.
+
+    `face` is the picture's; the fusion's is looked for, since its shape may differ.
+    """
+    if ratio >= 1:
+        return fusion
+    own = parse(picture, face)
+    other = parse(fusion, nearest_face(fusion, face, detector))
+    return blend(picture, fusion, blend_mask(own, other, ratio, min(picture.shape[:2]) / WORKING_SIDE))
+
+
+def blend_mask(own: FaceParts, other: FaceParts, ratio: float, unit: float) -> Mask:
+    """Weights of the fusion: `ratio` where both pictures have face, 1 around its eyes, 0 on the picture's own lips."""
+    mask = grown(grown(own.face * other.face, DILATE * unit / 2), -ERODE * unit / 2) * ratio
+    mask = np.where(grown(other.eyes, DILATE_EYES * unit / 2) > 0, 1.0, mask)
+    mask = np.where(own.lips > 0, 0.0, mask).astype(np.float32)
+    size = max(1, round(BLUR * unit))
+    return cv2.blur(mask, (size, size))
+
+
+def nearest_face(rgb: Rgb, expected: Face, detector: FaceDetector) -> Face:
+    """The face of `rgb` where `expected` is; `expected` itself if the detector does not see it."""
+    centre = expected.landmarks.mean(0)
+    near = [f for f in detector(rgb) if np.linalg.norm(f.landmarks.mean(0) - centre) < 0.4 * expected.width]
+    return min(near, key=lambda f: float(np.linalg.norm(f.landmarks.mean(0) - centre)), default=expected)

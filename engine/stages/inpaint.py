@@ -1,0 +1,84 @@
+"""Figure 2, boxes "first diffusion" and "second diffusion": where they paint and how the result returns to full size.
+
+The canvas may be smaller than the face in the picture. What goes back is therefore not the canvas but its change: the
+painted canvas minus what the autoencoder alone makes of the same canvas, enlarged and added to the picture. The
+picture's own detail survives, the autoencoder's losses cancel out, and outside the mask nothing happens at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from engine.crop import Crop
+from engine.stages.parse import FaceParts, closed, grown
+from engine.types import Face, Mask, Rgb
+
+if TYPE_CHECKING:
+    from engine.diffusion import Control, Diffusion
+
+RING = (32, 16)  # px grown and shrunk for the second mask, where the face box is FACE_WIDTH wide
+FACE_WIDTH = 170  # px: a face box on the reference's working picture (512, crop of three boxes)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """The numbers of one diffusion pass."""
+
+    prompt: str
+    negative: str
+    steps: int
+    strength: float
+    guidance: float
+    seed: int
+    count: int = 1
+
+
+def first_mask(parts: FaceParts, face: Face) -> Mask:
+    """The face, gaps closed, grown by a twentieth of its box."""
+    tenth = face.width * 1.1 / 10
+    return grown(closed(parts.face, tenth), tenth / 2)
+
+
+def second_mask(parts: FaceParts, face: Face) -> Mask:
+    """The face's rim, the eyes and the lips: the second pass only heals."""
+    unit = face.width / FACE_WIDTH
+    rim = grown(parts.face, RING[0] * unit / 2) - grown(parts.face, -RING[1] * unit / 2)
+    return np.clip(rim + parts.eyes + parts.lips, 0, 1)
+
+
+def painted(
+    picture: Rgb,
+    mask: Mask,
+    crop: Crop,
+    controls: tuple[Control, ...],
+    diffusion: Diffusion,
+    numbers: Pass,
+    on_step: Callable[[int, int], None],
+) -> list[Rgb]:
+    """`numbers.count` versions of `picture`, diffused inside `mask` (picture frame) on the canvas of `crop`."""
+    from engine.diffusion import InpaintRequest
+
+    request = InpaintRequest(
+        image=crop.cut(picture),
+        mask=crop.cut_mask(mask),
+        prompt=numbers.prompt,
+        negative=numbers.negative,
+        steps=numbers.steps,
+        strength=numbers.strength,
+        guidance=numbers.guidance,
+        controls=controls,
+        seed=numbers.seed,
+        count=numbers.count,
+    )
+    (unchanged,) = diffusion.inpaint(replace(request, strength=0.0, count=1))
+    results = diffusion.inpaint(request, on_step)
+    return [_changed(picture, crop, result.astype(np.float32) - unchanged) for result in results]
+
+
+def _changed(picture: Rgb, crop: Crop, change: np.ndarray) -> Rgb:
+    lifted = crop.lift(change, picture.shape)
+    return np.clip(np.rint(picture + lifted), 0, 255).astype(np.uint8)
