@@ -157,8 +157,8 @@ class Claims:
             yield lease
 
     async def _keep(self, lease: Lease) -> None:
-        while await lease.is_ours():
-            await asyncio.sleep(self._lease_s / 4)  # noqa: ASYNC110 - nothing happens that one could wait for
+        while await lease.is_ours():  # noqa: ASYNC110 - nothing happens that one could wait for
+            await asyncio.sleep(self._lease_s / 4)
 
 
 class Lease:

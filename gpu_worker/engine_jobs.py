@@ -6,6 +6,7 @@ torch is loaded by `load_renders` alone.
 
 from __future__ import annotations
 
+import json
 import time
 from collections import OrderedDict
 from dataclasses import replace
@@ -13,21 +14,32 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.errors import UnreadablePicture
-from engine.images import read_photo
+from engine.config import Style, portrait_style
+from engine.errors import NoFaceInTemplate, OutOfGpuMemory, UnreadablePicture
+from engine.images import read_photo, write_whole
 from engine.inspection import PhotoFindings, examine_file, judge
+from engine.portraits import TEMPLATE_SIDE, make_portraits
 from engine.profiles import Profile, load_profile
 from engine.progress import Progress, Stage
-from engine.types import Face, Photo
-from gpu_worker.contract.events import CheckTemplateResult, InspectResult, TemplateFace
-from gpu_worker.contract.jobs import BlobKey, CheckTemplate, InspectPhotos
+from engine.provenance import write_portrait
+from engine.stages.template import template_faces
+from engine.types import Face, Photo, SubjectFiles
+from gpu_worker.contract.events import (
+    Checkpoint,
+    CheckTemplateResult,
+    InspectResult,
+    PortraitFile,
+    PortraitResult,
+    TemplateFace,
+    TrainResult,
+)
+from gpu_worker.contract.jobs import BlobKey, CheckTemplate, InspectPhotos, MakePortraits, TrainSubject
 from gpu_worker.engine_child import AnyResult, Runner, Tell
 from gpu_worker.engine_messages import Run
 from gpu_worker.failures import photo_verdicts
 
 _KEPT_FINDINGS = 200
 _KEPT_FOR_S = 1800.0
-_LEAST_FACE_PX = 32  # of a template's face
 
 
 def load_checks(profile: str, device: str) -> Runner:
@@ -84,15 +96,93 @@ class _Checks:
 
     def _check_template(self, path: Path) -> CheckTemplateResult:
         try:
-            template = read_photo(path)
+            template = read_photo(path, TEMPLATE_SIDE)
+            faces = template_faces(template.rgb, self._detector)
         except UnreadablePicture:
             return CheckTemplateResult(faces=(), reason="unreadable")
-        faces = self._detector(template.rgb)
-        if not faces:
-            return CheckTemplateResult(faces=(), reason="no_face")
-        large = [face for face in faces if face.width >= _LEAST_FACE_PX]
-        shares = tuple(_as_shares(face, template) for face in large)
-        return CheckTemplateResult(faces=shares, reason=None if shares else "too_small")
+        except NoFaceInTemplate:
+            too_small = bool(self._detector(template.rgb))
+            return CheckTemplateResult(faces=(), reason="too_small" if too_small else "no_face")
+        return CheckTemplateResult(faces=tuple(_as_shares(face, template) for face in faces))
+
+
+def load_renders(profile: str, device: str) -> Runner:
+    """A runner for `TrainSubject` and `MakePortraits`, its models loaded."""
+    import torch
+
+    models = load_profile(profile, device)
+    renders = _Renders(models)
+
+    def run(request: Run, tell: Tell) -> AnyResult:
+        try:
+            return renders.run(request, tell)
+        except torch.OutOfMemoryError as error:
+            raise OutOfGpuMemory(str(error)) from error
+
+    return run
+
+
+class _Renders:
+    def __init__(self, models: Profile) -> None:
+        self._models = models
+        _ = models.diffusion, models.detector, models.recogniser  # built when first asked for
+
+    def run(self, request: Run, tell: Tell) -> AnyResult:
+        match request.job:
+            case TrainSubject() as job:
+                return self._train(job, request, tell)
+            case MakePortraits() as job:
+                return self._portraits(job, request, tell)
+            case job:
+                raise TypeError(f"not a training or portrait: {job.kind}")
+
+    def _train(self, job: TrainSubject, request: Run, tell: Tell) -> TrainResult:
+        from engine.training import train_subject
+
+        out = request.folder / "out"
+        photos = [request.folder / "photos" / f"{photo.photo_id}.jpg" for photo in job.photos]
+        config = self._models.training.with_changes(seed=job.seed)
+        report = train_subject(photos, out, self._models, config, tell, request.folder / "checkpoints")
+        write_whole(out / "report.json", json.dumps(report.as_json()).encode())
+        return TrainResult(
+            photos=photo_verdicts(report.inspection.reports),
+            usable=report.usable,
+            held_out=tuple(Path(name).stem for name in report.held_out),
+            steps=report.steps,
+            checkpoints=tuple(Checkpoint(step=c.step, likeness=c.likeness) for c in report.checkpoints),
+            likeness=report.merged_likeness,
+            real_likeness=json.loads(SubjectFiles(out).info.read_bytes())["real_likeness"],
+            recogniser=self._models.recogniser.name,
+            files_prefix=request.prefix,
+            preview_key=f"{request.prefix}/{SubjectFiles(out).digital_id.name}",
+            report_key=f"{request.prefix}/report.json",
+            seconds=report.seconds,
+            peak_mib=report.peak_mib,
+        )
+
+    def _portraits(self, job: MakePortraits, request: Run, tell: Tell) -> PortraitResult:
+        """All portraits come from one pass through the pipeline: they are its candidates, the best one first."""
+        config = portrait_style(Style(job.style), self._models.portrait)
+        config = config.with_changes(seed=job.seed, candidates=job.count)
+        template = read_photo(request.folder / "template.jpg", TEMPLATE_SIDE)
+        subject = SubjectFiles(request.folder / "subject")
+        report = make_portraits(subject, template, self._models, config, tell)
+        write_whole(request.folder / "out" / "report.json", json.dumps(report.as_json(Path("portrait-1.jpg"))).encode())
+        files = []
+        for number, rgb in enumerate((report.portrait, *report.others), start=1):
+            name = f"portrait-{number}.jpg"
+            write_portrait(request.folder / "out" / name, rgb)
+            files.append(
+                PortraitFile(
+                    key=f"{request.prefix}/{name}",
+                    width=rgb.shape[1],
+                    height=rgb.shape[0],
+                    likeness=report.likeness["final"] if number == 1 else None,
+                    notes=report.notes,
+                    report_key=f"{request.prefix}/report.json",
+                )
+            )
+        return PortraitResult(portraits=tuple(files), seconds=report.seconds)
 
 
 def _without_pixels(found: PhotoFindings) -> PhotoFindings:

@@ -30,7 +30,7 @@ _HEALTH_EVERY_S = 15
 
 
 def connect(redis_url: str) -> ArqRedis:
-    """A client whose every command is tried for more than half a second. Longer outages are waited out by the callers."""
+    """A client whose every command is tried for half a second. Longer outages are waited out by the callers."""
     pool: ConnectionPool = ConnectionPool.from_url(
         redis_url,
         socket_timeout=10,

@@ -27,9 +27,8 @@ STAGE_WEIGHTS: Mapping[JobKind, Mapping[str, float]] = MappingProxyType(
     {
         "inspect": {"inspect": 1},
         "check_template": {"template": 1},
-        "train": {"inspect": 4, "prepare": 8, "train": 64, "validate": 20, "merge": 4},
+        "train": {"inspect": 6, "prepare": 10, "train": 78, "merge": 6},
         "portrait": {
-            "merge": 8,
             "template": 6,
             "fuse": 6,
             "first_diffusion": 44,

@@ -69,7 +69,7 @@ class CheckTemplateResult(Message):
 
 class Checkpoint(Message):
     step: int
-    likeness: float
+    likeness: float | None  # None: its renders show no face
 
 
 class TrainResult(Message):
@@ -79,7 +79,7 @@ class TrainResult(Message):
     held_out: tuple[Id, ...]
     steps: int
     checkpoints: tuple[Checkpoint, ...]
-    likeness: float  # merged LoRA to the held-out photos
+    likeness: float | None  # merged LoRA to the held-out photos
     real_likeness: float | None = None  # between the subject's own photos: what 100 % would be
     recogniser: str
     files_prefix: BlobKey | None = None  # where the subject's files lie: the `subject_prefix` of its portraits
@@ -93,8 +93,8 @@ class PortraitFile(Message):
     key: BlobKey  # JPEG for the chat
     width: int
     height: int
-    likeness: float | None = None
-    notes: tuple[str, ...] = ()  # e.g. "fusion_skipped"
+    likeness: float | None = None  # measured on the best one only
+    notes: tuple[str, ...] = ()  # what the engine did not do and why, for logs and reports
     report_key: BlobKey | None = None
 
 

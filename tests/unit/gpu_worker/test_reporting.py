@@ -16,7 +16,7 @@ def test_the_fraction_grows_through_all_stages_to_the_end(kind: JobKind) -> None
 
 
 def test_the_second_of_two_portraits_begins_at_one_half() -> None:
-    assert fraction_of_job("portrait", Step(stage="merge", done=0, total=1, part=1, parts=2)) == 0.5
+    assert fraction_of_job("portrait", Step(stage="template", done=0, total=1, part=1, parts=2)) == 0.5
 
 
 @pytest.mark.parametrize(("done", "total"), [(5, 4), (1, 0), (0, 0)])

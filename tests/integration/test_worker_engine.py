@@ -1,0 +1,91 @@
+"""The real engine behind the worker's own interface, on real photos, without queue."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from engine.progress import Progress
+from gpu_worker.contract.events import CheckTemplateResult, InspectResult
+from gpu_worker.contract.jobs import CheckTemplate, InspectPhotos, PhotoRef
+from gpu_worker.engine_child import Runner
+from gpu_worker.engine_jobs import load_checks
+from gpu_worker.engine_messages import Run
+
+
+def tell(progress: Progress, part: int = 0, parts: int = 1) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def checks() -> Runner:
+    return load_checks("mini", "cpu")
+
+
+def inspection(folder: Path, pictures: list[Path]) -> Run:
+    """A job folder with the pictures under ids of the kind that the bot gives."""
+    (folder / "photos").mkdir(parents=True)
+    refs = []
+    for number, picture in enumerate(pictures):
+        photo_id = f"photo{number}"
+        shutil.copy(picture, folder / "photos" / f"{photo_id}.jpg")
+        refs.append(PhotoRef(photo_id=photo_id, key=f"users/u1/photos/{picture.stem}-{photo_id}.jpg"))
+    job = InspectPhotos(job_id=secrets.token_hex(6), photos=tuple(refs))
+    return Run(number=1, job=job, folder=folder, prefix="checks/x")
+
+
+def test_a_collection_is_judged_by_photo_id_and_faster_the_second_time(
+    checks: Runner, shared_data: Path, tmp_path: Path
+) -> None:
+    no_picture = tmp_path / "text.jpg"
+    no_picture.write_text("not a picture")
+    stranger = sorted((shared_data / "selfies" / "b").iterdir())[0]
+    pictures = [*sorted((shared_data / "selfies" / "a").iterdir())[:5], stranger, no_picture]
+    request = inspection(tmp_path / "job", pictures)
+    begin = time.monotonic()
+    first = checks(request, tell)
+    middle = time.monotonic()
+    again = checks(request, tell)
+    assert isinstance(first, InspectResult)
+    assert first == again
+    assert time.monotonic() - middle < (middle - begin) / 10
+    verdicts = {photo.photo_id: photo.reason for photo in first.photos if photo.verdict == "refused"}
+    assert verdicts == {"photo5": "not_same_person", "photo6": "unreadable"}
+    assert first.usable == 5
+    assert first.reference in {f"photo{n}" for n in range(5)}
+
+
+def template_check(folder: Path, picture: Path) -> Run:
+    folder.mkdir()
+    shutil.copy(picture, folder / "template.jpg")
+    job = CheckTemplate(job_id="job001", template_key="users/u1/templates/t.jpg")
+    return Run(number=1, job=job, folder=folder, prefix="checks/x")
+
+
+def test_a_templates_faces_are_given_as_shares_of_the_picture(
+    checks: Runner, shared_data: Path, tmp_path: Path
+) -> None:
+    for number, picture in enumerate(sorted((shared_data / "templates").glob("*.jpg"))[:3]):
+        result = checks(template_check(tmp_path / str(number), picture), tell)
+        assert isinstance(result, CheckTemplateResult)
+        for face in result.faces:
+            left, top, right, bottom = face.box_xyxy
+            assert -0.1 < left < right < 1.1
+            assert -0.1 < top < bottom < 1.1
+
+
+def test_a_template_that_cannot_serve_is_refused_with_the_reason(checks: Runner, tmp_path: Path) -> None:
+    from PIL import Image
+
+    grey = tmp_path / "grey.jpg"
+    Image.new("RGB", (640, 480), "grey").save(grey)
+    text = tmp_path / "text.jpg"
+    text.write_text("not a picture")
+    for name, picture, reason in (("a", grey, "no_face"), ("b", text, "unreadable")):
+        result = checks(template_check(tmp_path / name, picture), tell)
+        assert isinstance(result, CheckTemplateResult)
+        assert (result.faces, result.reason) == ((), reason)
