@@ -145,20 +145,21 @@ class Jobs:
         rest = 1.0 - job.fraction
         if job.status is JobStatus.RUNNING:
             return QueuePlace(0, expected_wait_s([(job.kind, rest)], usual, 1))
-        rows = await self._session.execute(
+        result = await self._session.execute(
             select(t.Job.kind, t.Job.fraction, t.Job.status).where(
                 t.Job.kind.in_(_RENDERS),
                 t.Job.id != job.job_id,
                 (t.Job.status == JobStatus.RUNNING) | ((t.Job.status == JobStatus.QUEUED) & (t.Job.score < job.score)),
             )
         )
+        others = result.all()
         ahead: list[tuple[JobKind, float]] = [
             (cast(JobKind, kind), 1.0 - fraction if status == JobStatus.RUNNING else 1.0)
-            for kind, fraction, status in rows
+            for kind, fraction, status in others
         ]
         wait, own = expected_wait_s(ahead, usual, workers), expected_wait_s([(job.kind, 1.0)], usual, 1)
         eta = wait + own if wait is not None and own is not None else None
-        return QueuePlace(len(ahead) + 1, eta)
+        return QueuePlace(1 + sum(status == JobStatus.QUEUED for _, _, status in others), eta)
 
     async def _usual_seconds(self, kind: JobKind) -> float | None:
         rows = await self._session.execute(

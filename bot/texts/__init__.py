@@ -2,59 +2,61 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import get_args
 
 from bot.choices import Button
 from bot.domain import Language
 from bot.replies import Reply
+from bot.texts.phrasebook import phrasebook
+from bot.texts.sentences import Words, in_words
 
+__all__ = ["Words", "alert", "category", "commands", "label", "own_template_title", "say", "stage", "subject_name"]
 
-@dataclass(frozen=True)
-class Words:
-    """A reply in words: `title` is shown bold (may be empty), `lines` below it, one paragraph each (may be empty)."""
-
-    title: str
-    lines: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return "\n".join(part for part in (self.title, *self.lines) if part)
+_PAGING = {"<": "‹", ">": "›"}
 
 
 def say(reply: Reply, language: Language) -> Words:
     """A reply in words. Progress bars, pictures and paging are the platform's to add."""
-    return Words(type(reply).__name__)  # being written
+    return in_words(reply, phrasebook(language), language)
 
 
 def label(button: Button, language: Language) -> str:
     """The words on a button, at most 40 characters."""
-    return button.choice.action  # being written
+    labels, action = phrasebook(language).labels, button.choice.action
+    if button.name in _PAGING:
+        return _PAGING[button.name]
+    if action == "gallery" and button.name:
+        return category(button.name, language)
+    form = labels[f"{action}.n"] if button.number and f"{action}.n" in labels else labels[action]
+    return form.format(n=button.number, name=button.name)[:40]
 
 
 def stage(name: str, language: Language) -> str:
     """What a stage of the engine does, in words; "" for one without words."""
-    return name  # being written
+    return phrasebook(language).stages.get(name, "")
 
 
 def category(name: str, language: Language) -> str:
     """A template category's name for people."""
-    return name  # being written
+    return phrasebook(language).categories.get(name, name.replace("_", " ").capitalize())
 
 
 def commands(language: Language) -> dict[str, str]:
     """Command -> one-line description, in the order of the menu."""
-    return {}  # being written
+    return phrasebook(language).commands
 
 
 def alert(reply: Reply, language: Language) -> str:
     """A reply in one line of at most 200 characters, for an alert on a pressed button."""
-    return str(say(reply, language))[:200]
+    return str(say(reply, language)).replace("\n", " ")[:200]
 
 
 def own_template_title(number: int) -> dict[str, str]:
-    """What a template of one's own is called, by language."""
-    return {"en": f"Your template {number}", "zh": f"你的模板 {number}"}
+    """What a person's n-th template is called, by language."""
+    languages: tuple[Language, ...] = get_args(Language)
+    return {language: phrasebook(language).names["own_template"].format(n=number) for language in languages}
 
 
 def subject_name(number: int, language: Language) -> str:
     """What a person's n-th model is called until they name it."""
-    return f"模型 {number}" if language == "zh" else f"Model {number}"
+    return phrasebook(language).names["subject"].format(n=number)
