@@ -102,13 +102,13 @@ def _hair(rgb: np.ndarray, landmarks: np.ndarray) -> str:
     cheek = rgb[int(nose[1]) - 3 : int(nose[1]) + 3, int(landmarks[2, 0]) + 6 : int(landmarks[31, 0]) - 2]
     skin = np.median(cheek.reshape(-1, 3), axis=0) if cheek.size else np.array([170.0, 140, 120])
     tone = np.median(strip, axis=0)
-    if np.abs(tone - skin).mean() < 18:
+    if np.abs(tone - skin).mean() < 13:
         return "bald head"
     brightness, warmth = tone.mean(), tone[0] - tone[2]
     if brightness < 55:
         return "black hair" if warmth < 14 else "dark hair"
     if warmth > 28:
-        return "brown hair" if brightness < 115 else "blond hair"
+        return "brown hair" if brightness < 130 else "blond hair"
     return "grey hair" if brightness < 170 else "white hair"
 
 
@@ -117,9 +117,9 @@ def _expression(grey: np.ndarray, landmarks: np.ndarray) -> str:
     width = np.linalg.norm(p[54] - p[48]) / np.linalg.norm(p[45] - p[36])
     opening = np.linalg.norm(p[66] - p[62]) / np.linalg.norm(p[54] - p[48])
     inner = grey[int(p[62, 1]) : int(p[66, 1]) + 1, int(p[61, 0]) : int(p[63, 0]) + 1]
-    if opening > 0.07 and inner.size and inner.mean() > 90:
+    if opening > 0.10 and inner.size and inner.mean() > 90:
         return "smile with teeth"
-    return "smile" if width > 0.60 else "serious"
+    return "smile" if width > 0.66 else "serious"
 
 
 def _light(grey: np.ndarray, landmarks: np.ndarray) -> str:
@@ -140,3 +140,62 @@ def _looking(landmarks: np.ndarray) -> str:
     if ratio > 1.45:
         return "looking right"
     return "looking left" if ratio < 1 / 1.45 else ""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What pixels' statistics cannot tell (woman or man, glasses, beard), learned from a few portraits named by eye."""
+
+    is_woman: np.ndarray
+    has_glasses: np.ndarray
+    has_beard: np.ndarray
+
+    @staticmethod
+    def learned(seen: dict[str, list[str]], names: np.ndarray, embeddings: np.ndarray, chips: np.ndarray) -> "Labels":
+        """Ridge classifiers on FaceID (sex) and on grey patches (glasses, beard), trained on `seen["looked_at"]`.
+
+        `seen` maps "looked_at", "woman", "glasses", "beard" to portrait names; chips are (n, size, size, 3) uint8.
+        """
+        position = {str(n): i for i, n in enumerate(names)}
+        rows = np.array([position[n] for n in seen["looked_at"]])
+        eyes, mouth = _patch(chips, 0.36, 0.62), _patch(chips, 0.60, 0.95)
+        answers = []
+        for key, features in (("woman", embeddings), ("glasses", eyes), ("beard", mouth)):
+            target = np.array([1.0 if n in set(seen[key]) else -1.0 for n in seen["looked_at"]])
+            scores = _ridge(features[rows], target, features)
+            # As common among all portraits as among those looked at.
+            answers.append(scores > np.quantile(scores, 1 - (target > 0).mean()))
+        woman, glasses, beard = answers
+        return Labels(woman, glasses, beard & ~woman)
+
+    def of(self, index: int) -> Attributes:
+        """The attributes of one portrait that are known from here."""
+        is_woman = bool(self.is_woman[index])
+        return Attributes(
+            person="woman" if is_woman else "man",
+            hair="" if is_woman else "short",
+            glasses="glasses" if self.has_glasses[index] else "",
+            beard="" if is_woman else "beard" if self.has_beard[index] else "clean shaven",
+        )
+
+
+def _patch(chips: np.ndarray, top: float, bottom: float) -> np.ndarray:
+    """(n, d) unit-variance vertical and horizontal contrasts of a band of the middle of the face."""
+    size = chips.shape[1]
+    band = chips[:, int(top * size) : int(bottom * size), int(0.26 * size) : int(0.74 * size)].mean(-1)
+    small = np.stack([cv2.resize(b.astype(np.float32), (24, 16), interpolation=cv2.INTER_AREA) for b in band])
+    small = (small - small.mean((1, 2), keepdims=True)) / (small.std((1, 2), keepdims=True) + 1e-3)
+    both = np.concatenate([small, small[..., ::-1]], axis=0)  # a face and its mirror image have the same glasses
+    parts = [both.reshape(len(both), -1), np.abs(np.diff(both, axis=1)).reshape(len(both), -1)]
+    features = np.concatenate(parts, axis=1)
+    return (features[: len(chips)] + features[len(chips) :]) / 2
+
+
+def _ridge(known: np.ndarray, target: np.ndarray, every: np.ndarray) -> np.ndarray:
+    """(n,) predictions of a ridge regression in its dual form; the two classes weigh the same."""
+    mean, spread = known.mean(0), known.std(0) + 1e-6
+    a, b = (known - mean) / spread, (every - mean) / spread
+    weight = np.where(target > 0, 0.5 / (target > 0).sum(), 0.5 / (target < 0).sum()) * len(target)
+    centre = (weight * target).sum() / weight.sum()
+    dual = np.linalg.solve(a @ a.T + np.diag(0.3 * a.shape[1] / weight), target - centre)
+    return (b @ a.T) @ dual + centre
