@@ -9,7 +9,7 @@ import torch
 
 KINDS = {
     "insightface": "an ONNX pack",
-    "sd15": "single file, autoencoder, diffusers folder, four ControlNets, kohya LoRA (about 11 GB at true size)",
+    "sd15": "single file, autoencoder, diffusers folder, four ControlNets, kohya LoRA (7 GB at true size)",
     "content-check": "a vision transformer",
     "u2net": "ModelScope, 168 MB",
     "retinaface": "ModelScope, 104 MB",
@@ -50,12 +50,13 @@ def _write_sd15(folder: Path, true_size: bool) -> None:
     from tests.stand_ins import sd15_files as files
 
     config = files.write_config(folder / "config", true_size)
-    networks = files.random_networks(config, torch.float16 if true_size else torch.float32)
+    dtype = torch.float16 if true_size else torch.float32
+    networks = files.random_networks(config, dtype)
     files.write_single_file(folder / "checkpoint.safetensors", networks)
     files.write_vae(folder / "vae.safetensors", networks.vae)
     for name in ("canny", "openpose", "tile", "color"):
         files.write_controlnet(folder / f"control_{name}.pth", networks.controlnet)
-    files.write_kohya_lora(folder / "lora.safetensors", networks, rank=128 if true_size else 4, alpha=64)
+    files.write_kohya_lora(folder / "lora.safetensors", networks, rank=128 if true_size else 4, alpha=64, dtype=dtype)
     files.write_folder(folder / "folder", config, networks)
 
 

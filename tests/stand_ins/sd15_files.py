@@ -111,9 +111,14 @@ def write_controlnet(path: Path, network: ControlNetModel) -> Path:
     return _save(path, _prefixed("control_model.", _ldm_controlnet(network)), wrapped=None)
 
 
-def write_kohya_lora(path: Path, networks: Networks, rank: int = 4, alpha: float = 2, seed: int = 0) -> Path:
-    """A LoRA of UNet and text encoder as the web UI and its trainers know it: `lora_unet_…`, `lora_te_…`, `.alpha`."""
-    generator = torch.Generator().manual_seed(seed)
+def write_kohya_lora(
+    path: Path, networks: Networks, rank: int = 4, alpha: float = 2, dtype: torch.dtype = torch.float32
+) -> Path:
+    """A LoRA of UNet and text encoder as the web UI and its trainers know it: `lora_unet_…`, `lora_te_…`, `.alpha`.
+
+    At true size, rank 128 and float16 it has the size of published ones: 151.1 MB.
+    """
+    generator = torch.Generator().manual_seed(0)
     state: dict[str, torch.Tensor] = {}
     targets = [
         *(("lora_unet_" + name, module) for name, module in _targets(networks.unet, LORA_TARGETS, "attentions")),
@@ -129,7 +134,7 @@ def write_kohya_lora(path: Path, networks: Networks, rank: int = 4, alpha: float
         state[f"{key}.lora_down.weight"] = torch.randn(rank, into, *kernel, generator=generator) / rank
         state[f"{key}.lora_up.weight"] = torch.randn(out, rank, *kernel, generator=generator) * 0.05
         state[f"{key}.alpha"] = torch.tensor(float(alpha))
-    return _save(path, state, wrapped=None)
+    return _save(path, {name: tensor.to(dtype) for name, tensor in state.items()}, wrapped=None)
 
 
 def ldm_vae(vae: AutoencoderKL) -> dict[str, torch.Tensor]:
