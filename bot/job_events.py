@@ -194,7 +194,7 @@ class EventReader:
         pause_s = 1.0
         while not stop.is_set():
             try:
-                await self._begin()
+                await self.begin()
                 while not stop.is_set():
                     await self.read(">", block_ms=_BLOCK_MS)
                     pause_s = 1.0
@@ -206,7 +206,7 @@ class EventReader:
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, 30)
 
-    async def _begin(self) -> None:
+    async def begin(self) -> None:
         try:
             await self._redis.xgroup_create(e.EVENT_STREAM, e.EVENT_GROUP, id="0", mkstream=True)
         except ResponseError as error:
