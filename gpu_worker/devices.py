@@ -7,13 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Mapping, Sequence
-from types import FrameType
 
 logger = logging.getLogger(__name__)
 
-_PAUSE_BEFORE_RESTART_S = 5.0
+_PAUSE_BEFORE_RESTART_S = 2.0
 
 
 def gpus() -> list[str]:
@@ -37,25 +36,18 @@ def environment_of(gpu: str) -> dict[str, str]:
 
 def supervise(environments: Sequence[Mapping[str, str]]) -> int:
     """Keeps one worker per environment running until SIGTERM or SIGINT, which they get too. Returns 0."""
-    stopping: list[int] = []
-
-    def stop(number: int, _: FrameType | None) -> None:
-        stopping.append(number)
-        for process in processes:
-            process.terminate()
-
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
     processes = [_worker(environment) for environment in environments]
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    while not stopping:
+    while not stopping.wait(0.5):
         for place, process in enumerate(processes):
-            if process.poll() is not None and not stopping:
+            if process.poll() is not None and not stopping.wait(_PAUSE_BEFORE_RESTART_S):
                 logger.error("worker %d ended with %s, starting another", place, process.returncode)
-                time.sleep(_PAUSE_BEFORE_RESTART_S)
                 processes[place] = _worker(environments[place])
-        time.sleep(0.5)
     for process in processes:
         process.terminate()
+    for process in processes:
         process.wait()
     return 0
 

@@ -4,9 +4,10 @@ It behaves as the real one towards its worker: reports steps, stops between two 
 from them, makes pictures. A photo (or template) that begins with `DO <what>` instead of a picture makes it misbehave:
 
     DO crash          dies of a signal, every time
-    DO crash once     dies, unless the job folder shows that it did already
+    DO crash once     dies, unless the job's folder shows that it did already
     DO hang           neither ends nor hears a stop
     DO refuse         UnusablePhotos
+    DO eat            takes more memory than there is
     DO fail           an error that nobody foresaw
     DO take <n>       trains n steps of 50 ms instead of 4
 """
@@ -79,6 +80,8 @@ def _obey(order: str, folder: Path) -> None:
         os.kill(os.getpid(), signal.SIGSEGV)
     if order == "hang":
         time.sleep(3600)
+    if order == "eat":
+        bytearray(4_000_000_000)
     if order == "fail":
         raise RuntimeError("nobody foresaw this")
     if order == "refuse":

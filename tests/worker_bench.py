@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Self
 
 from redis.exceptions import RedisError
@@ -16,6 +17,7 @@ from gpu_worker.contract.events import EVENT, EVENT_FIELD, EVENT_STREAM, Failed,
 from gpu_worker.contract.jobs import (
     QUEUE_OF_KIND,
     TASK_OF_KIND,
+    WORKER_KEYS,
     CheckTemplate,
     InspectPhotos,
     MakePortraits,
@@ -28,6 +30,17 @@ from gpu_worker.queues import connect
 from tests.valkey import ValkeyServer
 
 AnyEvent = Started | Progress | Succeeded | Failed
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 class Bench:
@@ -136,3 +149,14 @@ class Bench:
             if time.monotonic() > deadline:
                 raise AssertionError("arq still holds the job")
             await asyncio.sleep(0.05)
+
+    async def workers(self, count: int, without: int = 0, within_s: float = 20) -> list[int]:
+        """The process ids of the workers that say they live, once there are that many beside `without`."""
+        deadline = time.monotonic() + within_s
+        while time.monotonic() < deadline:
+            keys = [key async for key in self.redis.scan_iter(WORKER_KEYS)]
+            pids = {int(pid) for key in keys if (pid := await self.redis.hget(key, "pid"))} - {without}
+            if len(pids) >= count:
+                return sorted(pids)
+            await asyncio.sleep(0.05)
+        raise AssertionError(f"fewer than {count} workers")

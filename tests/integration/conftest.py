@@ -45,8 +45,8 @@ class Workers:
         self._folder = folder
         self.started: list[subprocess.Popen[bytes]] = []
 
-    def start(self, server: ValkeyServer, **settings: str) -> subprocess.Popen[bytes]:
-        """A worker. `settings` are PORTRAIT_ variables by their field names."""
+    def start(self, server: ValkeyServer, *arguments: str, **settings: str) -> subprocess.Popen[bytes]:
+        """`python -m gpu_worker` with these arguments. `settings` are PORTRAIT_ variables by their field names."""
         wanted = {
             "redis_url": server.url,
             "blobs_url": str(self._folder / "blobs"),
@@ -58,7 +58,7 @@ class Workers:
             **settings,
         }
         environment = {**os.environ, **{f"PORTRAIT_{name.upper()}": value for name, value in wanted.items()}}
-        process = subprocess.Popen([sys.executable, "-m", "gpu_worker"], cwd=ROOT, env=environment)
+        process = subprocess.Popen([sys.executable, "-m", "gpu_worker", *arguments], cwd=ROOT, env=environment)
         self.started.append(process)
         return process
 

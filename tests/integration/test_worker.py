@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 from gpu_worker.contract.events import Progress
 from gpu_worker.contract.jobs import WORKER_KEYS
 from tests.integration.conftest import Workers
-from tests.worker_bench import Bench
+from tests.worker_bench import Bench, is_alive
 
 
 async def test_a_training_and_a_portrait_report_in_order_and_leave_their_files(bench: Bench, workers: Workers) -> None:
@@ -208,3 +209,26 @@ async def test_a_worker_whose_engine_cannot_start_takes_no_jobs(bench: Bench, wo
     worker = workers.start(bench.server, engine_entry="tests.no_such_engine")
     assert await asyncio.to_thread(worker.wait, 15) == 1
     assert not await bench.events(job)
+
+
+async def test_an_engine_that_hits_its_memory_limit_is_restarted_and_the_limit_told(
+    bench: Bench, workers: Workers
+) -> None:
+    workers.start(bench.server, engine_memory_mib="1000")
+    job = await bench.train("eat")
+    await bench.enqueue(job)
+    failed = await bench.outcome(job)
+    assert (failed.kind, failed.reason) == ("transient", "out_of_memory")
+
+
+async def test_one_worker_per_gpu_is_kept_running(bench: Bench, workers: Workers) -> None:
+    supervisor = workers.start(bench.server, "--devices", "0,1")
+    found = await bench.workers(2)
+    os.kill(found[0], signal.SIGKILL)
+    again = await bench.workers(2, without=found[0])
+    job = await bench.inspect()
+    await bench.enqueue(job)
+    await bench.outcome(job)
+    supervisor.send_signal(signal.SIGTERM)
+    assert await asyncio.to_thread(supervisor.wait, 10) == 0
+    assert not [pid for pid in again if is_alive(pid)]

@@ -8,27 +8,15 @@ import os
 import signal
 import subprocess
 import time
-from pathlib import Path
 
 from gpu_worker.contract.events import Progress
 from gpu_worker.contract.jobs import claims_key, lease_key, worker_key
 from tests.integration.conftest import Workers
 from tests.stand_in_engine import STEPS_PER_CHECKPOINT
-from tests.worker_bench import Bench
+from tests.worker_bench import Bench, children_of, is_alive
 
 LEASE_S = 2
 POLL_S = 0.5
-
-
-def children_of(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 async def worker_of(bench: Bench, job_id: str, processes: list[subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
@@ -61,7 +49,7 @@ async def test_a_killed_workers_training_goes_on_elsewhere_from_its_checkpoint(b
 
 async def test_a_worker_that_wakes_up_after_its_lease_leaves_the_job_alone(bench: Bench, workers: Workers) -> None:
     pair = [workers.start(bench.server), workers.start(bench.server)]
-    job = await bench.train("take 80")
+    job = await bench.train("take 60")
     await bench.enqueue(job)
     await bench.step(job, 8)
     sleeper = await worker_of(bench, job.job_id, pair)
@@ -207,7 +195,7 @@ async def test_a_worker_that_wakes_up_after_its_job_was_forgotten_writes_nothing
 
 async def test_a_worker_ends_soon_although_redis_is_away(lasting_bench: Bench, workers: Workers) -> None:
     worker = workers.start(lasting_bench.server)
-    job = await lasting_bench.train("take 200")
+    job = await lasting_bench.train("take 60")
     await lasting_bench.enqueue(job)
     await lasting_bench.step(job, 3)
     lasting_bench.server.kill()
