@@ -119,6 +119,9 @@ class EngineProcess:
                         pass
         except (EngineDied, ConnectionError):
             raise EngineDied(await self._exit_code()) from None
+        except BaseException:
+            await self.kill()  # nobody listens any more to what it says of this job
+            raise
 
     async def ask_to_stop(self) -> None:
         """Asks the running job to end between two steps; `run` returns when it has."""

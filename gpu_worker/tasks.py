@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.5  # for cancellation
 _CHECKPOINT_LOOK_S = 0.2  # the shorter, the fewer steps are repeated after a worker's death
+_TRIES_IN_ENGINE = 2  # the second one in a fresh process, if the first one's is dead or out of memory
 _FETCH_FOR_S = 20.0
 _STORE_FOR_S = 900.0  # hours of work may hang on it
 
@@ -163,11 +164,12 @@ class JobRunner:
         await persistently(partial(fetch_inputs, job, folder, blobs), _FETCH_FOR_S, may_go_on)
         request = Run(number=0, job=job, folder=folder, prefix=prefix)
         async with reporter.publishing(folder, prefix), self._checkpoints_kept(job, lease, folder):
-            ended = await self._in_engine(request, lease, reporter)
-            if isinstance(ended, Failure) and ended.needs_fresh_engine:
-                logger.warning("%s; trying once more in a fresh engine process", ended.detail)
-                await self._engine.kill()
+            for _ in range(_TRIES_IN_ENGINE):
                 ended = await self._in_engine(request, lease, reporter)
+                if not (isinstance(ended, Failure) and ended.needs_fresh_engine):
+                    break
+                logger.warning("the engine process is replaced: %s", ended.detail)
+                await self._engine.kill()
         if isinstance(ended, Done):
             if not await lease.is_ours():
                 raise LeaseLost(job.job_id)
