@@ -31,6 +31,8 @@ class Unusable(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    # Torch's threads otherwise spin while they wait for each other: on busy cores that costs several times the work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     command: Callable[[argparse.Namespace], Json] = options.command
     try:
@@ -101,13 +103,13 @@ def _inspect(options: argparse.Namespace) -> Json:
 
 def _train(options: argparse.Namespace) -> Json:
     from engine.profiles import load_profile
-    from engine.training import train_files
+    from engine.training import train_subject
 
     profile = load_profile(options.profile, options.device)
     config = _changed(profile.training, options.config, options.seed)
     with contextlib.ExitStack() as stack:
         checkpoints = options.checkpoints or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        report = train_files(_pictures(options.photos), options.out, profile, config, _progress(options), checkpoints)
+        report = train_subject(_pictures(options.photos), options.out, profile, config, _progress(options), checkpoints)
     return report.as_json()
 
 

@@ -24,6 +24,13 @@ class Config(BaseModel):
         return type(self).model_validate({**self.model_dump(), **changes})
 
 
+class ScoreAgainst(StrEnum):
+    """Which photos validation renders are compared to."""
+
+    HELD_OUT = "held_out"  # photos that the LoRA never saw
+    TRAINING = "training"  # the reference's way, which rewards copying
+
+
 class TrainingConfig(Config):
     """LoRA training of one subject (figure 1)."""
 
@@ -35,9 +42,7 @@ class TrainingConfig(Config):
     accumulation: Annotated[int, Field(ge=1, le=64)] = 4
     dataloader_workers: Annotated[int, Field(ge=0, le=32)] = 0  # latents are cached, nothing is left to load
     learning_rate: Annotated[float, Field(gt=0, le=1e-2)] = 1e-4
-    text_encoder_rate: Annotated[float, Field(ge=0, le=1)] = (
-        0.5  # of learning_rate; 0: text encoder left out
-    )
+    text_encoder_rate: Annotated[float, Field(ge=0, le=1)] = 0.5  # of learning_rate; 0: text encoder left out
     rank: Annotated[int, Field(ge=1, le=256)] = 128
     alpha: Annotated[int, Field(ge=1, le=256)] = 64
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-2
@@ -47,11 +52,14 @@ class TrainingConfig(Config):
     crop_scale: Annotated[float, Field(ge=1, le=5)] = 3.0  # side of the training crop over the face box
     keep_hair: bool = True
     trigger: str = TRIGGER
+    variants: Annotated[int, Field(ge=1, le=64)] = 8  # cached latents per photo, each a little moved, turned and relit
+    mirror: bool = False  # the reference mirrors half of them; faces are not symmetric
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 12345
     # validation renders, figure 1 "validation"
     validation_strength: Annotated[float, Field(gt=0, le=1)] = 0.65
     validation_denoise_steps: Annotated[int, Field(ge=1, le=150)] = 20
     validation_guidance: Annotated[float, Field(ge=1, le=30)] = 9.0
+    score_against: ScoreAgainst = ScoreAgainst.HELD_OUT
     merge_best: Annotated[int, Field(ge=1, le=100)] = 10  # renders whose checkpoints are merged
 
     def steps_for(self, photos: int) -> int:

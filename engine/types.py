@@ -124,7 +124,7 @@ class CheckpointScore:
     """Mean likeness of a checkpoint's validation renders to the held-out photos."""
 
     step: int
-    likeness: float
+    likeness: float | None  # None: no render showed a face
 
 
 @dataclass(frozen=True)
