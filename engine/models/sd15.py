@@ -16,9 +16,17 @@ from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionPipeline, U
 from diffusers.loaders.single_file_utils import SingleFileComponentError
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from engine.catalogue import load_catalogue
 from engine.errors import EngineError, MissingWeights
 
 CONFIG = Path(__file__).parents[1] / "sd15_config"
+# Names in the control stage and in the catalogue.
+CONTROLNETS = {
+    "canny": "controlnet-canny",
+    "pose": "controlnet-openpose",
+    "tile": "controlnet-tile",
+    "color": "controlnet-color",
+}
 
 Loaded = TypeVar("Loaded")
 
@@ -47,6 +55,21 @@ class Sd15Components:
     tokenizer: CLIPTokenizer
     controlnets: Mapping[str, ControlNetModel]
     scheduler_config: Mapping[str, Any]
+
+
+def sd15_files(models_dir: Path, checkpoint: Path | None = None) -> Sd15Files:
+    """The files of the catalogue, under the names that the control stage uses; `checkpoint` replaces the base.
+
+    The colour ControlNet is left out when its file is not there: no client can fetch it. Raises MissingWeights.
+    """
+    catalogue = load_catalogue()
+    controlnets = {
+        name: catalogue.locate_file(model_id, models_dir)
+        for name, model_id in CONTROLNETS.items()
+        if name != "color" or not catalogue.model(model_id).missing(models_dir)
+    }
+    base = checkpoint or catalogue.locate_file("sd15", models_dir)
+    return Sd15Files(base, catalogue.locate_file("vae-ft-mse", models_dir), controlnets)
 
 
 def load_sd15_components(files: Sd15Files, dtype: torch.dtype, device: str) -> Sd15Components:

@@ -10,9 +10,10 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
+from engine.catalogue import load_catalogue
 from engine.diffusion import Diffusion, InpaintRequest
 from engine.errors import MissingWeights
-from engine.models.sd15 import CONFIG, Sd15Files, UnfitWeights, load_sd15_components
+from engine.models.sd15 import CONFIG, Sd15Files, UnfitWeights, load_sd15_components, sd15_files
 from tests.stand_ins import sd15_files as stand_ins
 
 
@@ -137,6 +138,24 @@ def test_absent_files_are_one_sentence_that_says_what_to_run(tmp_path: Path, che
         load(Sd15Files(tmp_path / "absent.safetensors"))
     with pytest.raises(MissingWeights, match=r"absent\.pth"):
         load(Sd15Files(checkpoint, controlnets={"canny": tmp_path / "absent.pth"}))
+
+
+def test_the_catalogues_files_are_found_and_the_colour_network_is_optional(tmp_path: Path) -> None:
+    catalogue = load_catalogue()
+    with pytest.raises(MissingWeights, match="models fetch"):
+        sd15_files(tmp_path)
+    for model_id in ("sd15", "vae-ft-mse", "controlnet-canny", "controlnet-openpose", "controlnet-tile"):
+        for file in catalogue.model(model_id).files:
+            (tmp_path / model_id).mkdir(exist_ok=True)
+            with (tmp_path / model_id / file.path).open("wb") as empty:
+                empty.truncate(file.bytes or 1)  # a sparse file of the right size
+    files = sd15_files(tmp_path)
+    assert files.checkpoint == tmp_path / "sd15" / "v1-5-pruned-emaonly.safetensors"
+    assert set(files.controlnets) == {"canny", "pose", "tile"}
+    (tmp_path / "controlnet-color").mkdir()
+    (tmp_path / "controlnet-color" / "control_sd15_random_color.pth").touch()
+    assert "color" in sd15_files(tmp_path).controlnets
+    assert sd15_files(tmp_path, tmp_path / "own.safetensors").checkpoint == tmp_path / "own.safetensors"
 
 
 def test_the_bundled_vocabulary_is_clips() -> None:
