@@ -19,10 +19,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bot import texts
+from bot.app import StartFailure
 from bot.db.database import Database
 from bot.domain import JobStatus, PhotoVerdict, StoredJob
+from bot.embedded import ServiceFailure
+from bot.replies import PhotoNotTaken
 from bot.sandbox.local import LocalStudio, local_studio
-from bot.sandbox.person import Person
+from bot.sandbox.person import Person, words
 from bot.sandbox.transcript import Transcript
 from bot.sandbox.visit import TemplateUnusable, VisitFailed, Visitor
 from bot.sandbox.world import Json
@@ -31,6 +35,7 @@ from gpu_worker.contract.blobs import BlobStore
 
 TRAINING_S = 900.0
 PORTRAIT_S = 400.0
+NOT_TAKEN = ("unreadable", "animated", "too_big", "too_many_pixels", "not_a_picture", "too_many_photos", "expired")
 EXIT_FAILED = 1
 EXIT_TEMPLATE = 2  # the template cannot serve: no face, no such name
 
@@ -98,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return asyncio.run(_demo(options.photos, template, out))
     except TemplateUnusable as error:
         return _sorry(str(error), EXIT_TEMPLATE)
-    except VisitFailed as error:
+    except (VisitFailed, StartFailure, ServiceFailure) as error:
         return _sorry(str(error), EXIT_FAILED)
     except KeyboardInterrupt:
         return _sorry("stopped", EXIT_FAILED)
@@ -170,13 +175,15 @@ async def _visit(plan: Plan, studio: LocalStudio, visitor: Visitor, report: Repo
     await visitor.begin()
     sent = await visitor.send_photos(plan.photos)
     collection = await visitor.verdicts(records.is_judged)
-    report.data["photos"] = _verdicts(sent, await records.photos())
+    reasons = _reasons_in_words(visitor.person)
+    report.data["photos"] = _verdicts(sent, await records.photos(), reasons)
     training = await visitor.order(collection, "start")
     try:
         await visitor.outcome("trained model", "gallery", lambda: records.has_failed(training), TRAINING_S)
     finally:
-        report.data["photos"] = _verdicts(sent, await records.photos())
+        report.data["photos"] = _verdicts(sent, await records.photos(), reasons)
         report.data["training"] = await _job_report(records, training)
+        _note_held_out(report.data)
     if isinstance(plan.template, Path):
         choice = await visitor.bring_template(plan.template)
     else:
@@ -217,20 +224,39 @@ async def _job_report(records: Records, job_id: str) -> dict[str, Any]:
     return told
 
 
-def _verdicts(sent: list[Json], photos: Sequence[PhotoVerdict]) -> list[dict[str, Any]]:
-    """Verdict and reason per file. What went as a file was no photo; the bot says in words why it is refused."""
+def _verdicts(sent: list[Json], photos: Sequence[PhotoVerdict], reasons: list[str]) -> list[dict[str, Any]]:
+    """Verdict and reason per file. `reasons` are those that the bot gave for files that never became photos."""
     are_photos = [item for item in sent if "photo" in item["message"]]
     taken = sent if len(photos) == len(sent) else are_photos
     by_message = {item["message"]["message_id"]: photo for item, photo in zip(taken, photos, strict=False)}
-    told = []
+    left = iter(reasons)
+    told: list[dict[str, Any]] = []
     for item in sent:
         photo = by_message.get(item["message"]["message_id"])
         if photo is None:
-            told.append({"file": item["file"], "verdict": "refused", "reason": "not_taken"})
+            told.append({"file": item["file"], "verdict": "refused", "reason": next(left, "unreadable")})
         else:
-            is_reference = {"is_reference": True} if photo.is_reference else {}
-            told.append({"file": item["file"], "verdict": photo.verdict, "reason": photo.reason, **is_reference})
+            about = {"photo_id": photo.photo_id, "is_reference": photo.is_reference}
+            told.append({"file": item["file"], "verdict": photo.verdict, "reason": photo.reason, **about})
     return told
+
+
+def _reasons_in_words(person: Person) -> list[str]:
+    """The reasons of all "not taken" in the chat, one per file, read back from the bot's sentences."""
+    said = [words(message) for message in person.messages.values() if message["from"]["is_bot"]]
+    meant = {
+        str(texts.say(PhotoNotTaken(reason, count), "en")): [reason] * count
+        for reason in NOT_TAKEN
+        for count in range(1, 100)
+    }
+    return [reason for sentence in said for reason in meant.get(sentence, ())]
+
+
+def _note_held_out(report: dict[str, Any]) -> None:
+    """Marks the photos that the training kept aside to measure likeness honestly."""
+    held_out = (report["training"]["result"] or {}).get("held_out", ())
+    for photo in report["photos"]:
+        photo["is_held_out"] = photo.get("photo_id") in held_out
 
 
 def _photos_in(folder: Path) -> tuple[Path, ...]:
@@ -245,7 +271,8 @@ def _photos_in(folder: Path) -> tuple[Path, ...]:
 async def _sample_photos(out: Path) -> Path:
     """Selfies of the sample subject, made by the engine in a process of its own: the bot never imports the engine."""
     folder = out / "sample-selfies"
-    making = await asyncio.create_subprocess_exec(sys.executable, "-m", "engine.sample", str(folder))
+    command = (sys.executable, "-m", "engine.sample", str(folder))
+    making = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.DEVNULL)
     if await making.wait() != 0:
         raise VisitFailed("the sample selfies could not be made: the engine is not installed (see README)")
     return folder

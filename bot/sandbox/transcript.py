@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from bot.sandbox.person import Person, buttons, words
 from bot.sandbox.world import Json
 
 _BAR = re.compile(r"^[▰▱]+ (\d+) %$", re.MULTILINE)
 MARGIN = 16
+WIDTH = 100
 STEP = 10  # per cent of progress between two lines
 
 
@@ -25,7 +27,7 @@ class Transcript:
 
     async def follow(self, person: Person) -> None:
         async for event in person.events():
-            if event["kind"] in ("message", "edit"):
+            if event["kind"] in ("message", "edit") and not _is_own_picture(event["message"]):
                 self._message(event["message"], event["at"], is_edit=event["kind"] == "edit")
             elif event["kind"] == "answer" and event["text"]:
                 self._say(event["at"], "bot !", [event["text"]])
@@ -33,8 +35,10 @@ class Transcript:
     def pressed(self, label: str) -> None:
         self._say(time.time(), "you", [f"‹{label}›"])
 
-    def note(self, sentence: str) -> None:
-        self._say(time.time(), "--", [sentence])
+    def sent(self, files: Sequence[str]) -> None:
+        """Pictures of the person's; they are told as one line, not one by one."""
+        things = "a picture" if len(files) == 1 else f"{len(files)} pictures"
+        self._say(time.time(), "you", textwrap.wrap(f"({things}: {', '.join(files)})", WIDTH, subsequent_indent=" "))
 
     def _message(self, message: Json, at: float, *, is_edit: bool) -> None:
         text = self._in_short(message)
@@ -46,6 +50,7 @@ class Transcript:
         keys = "  ".join(f"[{button['text']}]" for button in buttons(message))
         if keys and not _BAR.search(words(message)):
             lines.append(keys)
+        lines = [part for line in lines for part in (textwrap.wrap(line, WIDTH) or [""])]
         if lines:
             self._say(at, f"{who} *" if is_edit else who, lines)
 
@@ -67,11 +72,14 @@ class Transcript:
             self._write(self.lines[-1])
 
 
+def _is_own_picture(message: Json) -> bool:
+    return not message["from"]["is_bot"] and ("photo" in message or "document" in message)
+
+
 def _picture_line(message: Json) -> list[str]:
     if "photo" in message:
         size = message["photo"][-1]
-        album = " of an album" if "media_group_id" in message else ""
-        return [f"(photo{album}, {size['width']} x {size['height']})"]
+        return [f"(photo, {size['width']} x {size['height']})"]
     if "document" in message:
         document = message["document"]
         return [f"(file {document.get('file_name', '')}, {document.get('file_size', 0) / 1e6:.1f} MB)"]

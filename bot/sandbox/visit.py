@@ -56,6 +56,7 @@ class Visitor:
 
     async def send_photos(self, photos: Sequence[Path]) -> list[Json]:
         """Sends them as albums; what was sent: {"file", "message"} each, in order."""
+        self.transcript.sent([photo.name for photo in photos])
         return await self.person.send_photos(photos)
 
     async def verdicts(self, is_checked: Callable[[str], Awaitable[bool]]) -> Json:
@@ -122,6 +123,7 @@ class Visitor:
         await self.press(gallery, "own_template")
         await self._message("the question for a picture", lambda m: True, since, ANSWER_S)
         since = self._now()
+        self.transcript.sent([picture.name])
         await self.person.send_photos([picture], as_files=True)
         judged = await self._message(
             "the verdict on the template",
@@ -146,9 +148,11 @@ class Visitor:
 
     async def _turn(self, page: Json, seen: set[str]) -> Json:
         """A page of the gallery that was not seen: around the category, then on to the next one."""
-        for button in buttons(page):
-            action, place = choice_in(button)
-            if action == "gallery" and place not in seen:
+        turns = [button for button in buttons(page) if choice_in(button)[0] == "gallery"]
+        turns[:2] = reversed(turns[:2])  # forward before back
+        for button in turns:
+            place = choice_in(button)[1]
+            if place not in seen:
                 seen.add(place)
                 since = self._now()
                 self.transcript.pressed(button["text"])

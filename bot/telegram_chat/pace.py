@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-BURST = 6.0  # messages at once: an answer with an album and its buttons
+BURST = 10.0  # messages at once: an album with its buttons, or somebody who pages through the gallery
 PER_SECOND = 1.0  # https://core.telegram.org/bots/faq#my-bot-is-hitting-limits-how-do-i-avoid-this
 MAX_LANES = 10_000  # chats remembered; one that was forgotten starts with a full burst
 
