@@ -98,6 +98,7 @@ class Intake:
 
     @asynccontextmanager
     async def _decoder(self) -> AsyncIterator[_Decoder]:
+        self._idle = [each for each in self._idle if each.process.returncode is None]
         decoder = self._idle.pop() if self._idle else await _start()
         is_whole = False
         try:
