@@ -7,7 +7,7 @@ The portraits are the public-domain official portraits of members of the US Cong
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -81,6 +81,32 @@ def read_portraits(folder: Path, networks: FaceNetworks) -> list[Portrait]:
     return found
 
 
+def mirror_points(points: Array, width: int) -> Array:
+    """The 68 landmarks of the mirrored picture, in the usual order."""
+    order = [*range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1)]
+    order += [45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40]
+    order += [54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65]
+    return _flipped(points, width)[order]
+
+
+def mirrored(portrait: Portrait) -> Portrait:
+    """The same person seen in a mirror: doubles a small group and evens out its turn."""
+    width = portrait.rgb.shape[1]
+    rays, shoulders = portrait.outline[: len(RAY_ANGLES_DEG)], portrait.outline[len(RAY_ANGLES_DEG) :]
+    return replace(
+        portrait,
+        rgb=np.ascontiguousarray(portrait.rgb[:, ::-1]),
+        matte=np.ascontiguousarray(portrait.matte[:, ::-1]),
+        landmarks=mirror_points(portrait.landmarks, width),
+        outline=np.vstack([_flipped(rays, width)[::-1], _flipped(shoulders, width)[::-1]]),
+        turn=-portrait.turn,
+    )
+
+
+def _flipped(points: Array, width: int) -> Array:
+    return (points * (-1, 1) + (width - 1, 0)).astype(np.float32)
+
+
 def _measured(name: str, rgb: Rgb, points: Array, embedding: Array) -> Portrait:
     matte = _person(rgb, points)
     lab = cv2.cvtColor(rgb.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
@@ -146,8 +172,7 @@ def _person(rgb: Rgb, points: Array) -> Array:
     person = cv2.morphologyEx(person, cv2.MORPH_OPEN, np.ones((3, 3)))
     person = cv2.morphologyEx(person, cv2.MORPH_CLOSE, np.ones((5, 5)))
     _, labels = cv2.connectedComponents(person)
-    person = (labels == labels[int(points[30, 1]), int(points[30, 0])]).astype(np.float32)
-    return person
+    return (labels == labels[int(points[30, 1]), int(points[30, 0])]).astype(np.float32)
 
 
 def _top(matte: Array, x: float) -> float:
