@@ -96,6 +96,7 @@ class Reconciler:
             await end_badly(self._parts, store, recorded, {"kind": "permanent", "reason": "lost"})
         for key in recorded.blobs:
             await self._parts.blobs.delete_prefix(key)
+        await self._quietly(self._delivery.show_job(lost.job_id))
 
     async def _repeat_cancellations(self) -> None:
         """The bot may have died, or Redis been away, between a cancellation and telling the workers."""
