@@ -96,7 +96,7 @@ def _fetch(models: tuple[Model, ...], models_dir: Path, mirror: Mirror) -> int:
             print(f"    {error}", file=sys.stderr)
         except Exception as error:  # noqa: BLE001 - the hubs' clients raise anything; the other models go on
             failed += 1
-            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
             print(f"    {model.id} could not be fetched ({reason}): try again, or --from a folder", file=sys.stderr)
     return 1 if failed else 0
 

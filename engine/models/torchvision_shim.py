@@ -9,14 +9,21 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 @cache  # the library object must live as long as the process: dropping it takes the operators back
 def install() -> torch.library.Library | None:
-    """Call before anything imports torchvision. Does nothing where torch has CUDA or torchvision is not installed."""
-    if torch.version.cuda is not None or find_spec("torchvision") is None:
+    """Call before anything imports torchvision, transformers or diffusers. Does nothing (and imports nothing) where
+    torchvision is not installed, nothing where torch has CUDA."""
+    if find_spec("torchvision") is None:
+        return None
+    import torch
+
+    if torch.version.cuda is not None:
         return None
     library = torch.library.Library("torchvision", "DEF")
     library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -27,6 +34,8 @@ def install() -> torch.library.Library | None:
 
 def suppressed(boxes: torch.Tensor, scores: torch.Tensor, most_overlap: float) -> torch.Tensor:
     """Non-maximum suppression: indices of the boxes (n, 4) to keep, best score first."""
+    import torch
+
     left, top, right, bottom = boxes.unbind(1)
     areas = (right - left) * (bottom - top)
     order = scores.argsort(descending=True)
