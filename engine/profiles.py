@@ -124,9 +124,13 @@ class MiniProfile:
 
     @cached_property
     def diffusion(self) -> Diffusion:
-        from engine.mini.model import load
+        from engine.diffusion import Diffusion, chosen_device
+        from engine.mini.model import load_mini
 
-        return load(self._device)
+        parts = load_mini(device=chosen_device(self._device))
+        return Diffusion(
+            parts.unet, parts.vae, parts.text_encoder, parts.tokenizer, parts.controlnets, dict(parts.scheduler.config)
+        )
 
     @cached_property
     def control_pictures(self) -> ControlPictures:

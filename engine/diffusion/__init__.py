@@ -1,5 +1,5 @@
 """Latent diffusion as both halves of the engine use it. Importing this package imports torch."""
 
-from engine.diffusion.core import Control, Diffusion, InpaintRequest
+from engine.diffusion.core import Control, Diffusion, InpaintRequest, chosen_device
 
-__all__ = ["Control", "Diffusion", "InpaintRequest"]
+__all__ = ["Control", "Diffusion", "InpaintRequest", "chosen_device"]

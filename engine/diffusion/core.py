@@ -207,6 +207,13 @@ class Diffusion:
         return scheduler
 
 
+def chosen_device(wanted: str) -> str:
+    """ "auto" is a GPU where there is one; anything else is taken at its word."""
+    if wanted != "auto":
+        return wanted
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def injection_factors(residuals: int, weight: float, soft: bool) -> list[float]:
     """Factor of every residual, shallowest first, the middle block's last.
 

@@ -17,6 +17,7 @@ from scipy.interpolate import RBFInterpolator
 
 from engine.errors import FusionFailed
 from engine.models.mean_head import HeadView, with_forehead
+from engine.skin import skin_likeness
 from engine.types import Face, Mask, Points, Rgb
 
 Plane = NDArray[np.float32]
@@ -55,8 +56,9 @@ class LandmarkFuser:
         goal = view.project(own + self.shape * (subject - own)) - patch.origin
         below = _bent(patch.cut(template), view.project(own) - patch.origin, goal)
         face = _warped(reference, source.project(subject), goal, view.scale / source.scale, below.shape)
-        skin_below, skin_face = _skin(below, goal), _skin(face, goal)
-        lit = _relit(face, below, skin_face * skin_below, goal)
+        lab_below, lab_face = (cv2.cvtColor(picture, cv2.COLOR_RGB2LAB) for picture in (below, face))
+        skin_below, skin_face = skin_likeness(lab_below, goal), skin_likeness(lab_face, goal)
+        lit = cv2.cvtColor(_relit(lab_face, lab_below, skin_face * skin_below, goal), cv2.COLOR_LAB2RGB)
         alpha = _alpha(goal, skin_below, skin_face)
         return patch.put(template, below + (lit - below) * alpha[..., None])
 
@@ -153,30 +155,13 @@ def _filled(points: Points, shape: tuple[int, ...]) -> Mask:
     return mask
 
 
-def _skin(picture: Plane, goal: Points) -> Mask:
-    """How much each pixel looks like this face's skin: 1 within about two deviations of the cheeks' colours."""
-    lab = cv2.cvtColor(picture, cv2.COLOR_RGB2LAB)
-    cheeks = np.zeros(lab.shape[:2], np.uint8)
-    for side in ((1, 3, 31, 40), (15, 13, 35, 47)):
-        points = goal[list(side)]
-        cv2.fillConvexPoly(cheeks, np.round(points.mean(0) + 0.75 * (points - points.mean(0))).astype(np.int32), 1)
-    sample = lab[cheeks > 0]
-    if len(sample) < 20:
-        return np.ones(lab.shape[:2], np.float32)
-    middle = np.median(sample, 0)
-    spread = np.maximum(1.48 * np.median(np.abs(sample - middle), 0), [9.0, 4.0, 4.0])
-    away = np.sqrt((((lab - middle) / spread) ** 2).sum(-1) / 3)
-    return np.clip(2.6 - away, 0, 1).astype(np.float32)
-
-
 def _relit(face: Plane, below: Plane, skin: Mask, goal: Points) -> Plane:
-    """`face` (RGB) with the colours and the low-frequency light of `below`, both judged on `skin` only.
+    """`face` with the colours and the low-frequency light of `below`, both Lab, both judged on `skin` only.
 
-    In Lab, what differs from the reference's own light is kept and put on the template's light. Darker things (pupils,
+    What differs from the reference's own light is kept and put on the template's light. Darker things (pupils,
     beards, shadows) keep their ratio to the skin, brighter ones (teeth, highlights) their share of the way to white, so
     that contrast survives any change of light.
     """
-    face, below = cv2.cvtColor(face, cv2.COLOR_RGB2LAB), cv2.cvtColor(below, cv2.COLOR_RGB2LAB)
     small = min(1.0, SMALL / _width(goal))
     size = max(8, round(face.shape[1] * small)), max(8, round(face.shape[0] * small))
     source, light, weight = (cv2.resize(v, size, interpolation=cv2.INTER_AREA) for v in (face, below, skin))
@@ -196,7 +181,7 @@ def _relit(face: Plane, below: Plane, skin: Mask, goal: Points) -> Plane:
     brightness = to[..., 0] + detail[..., 0] * gain
     tint = np.clip(brightness / np.maximum(to[..., 0], 1), 0, 1)[..., None]  # what is dark takes on no colour
     colour = face[..., 1:] + (to - from_)[..., 1:] * tint
-    return cv2.cvtColor(np.dstack([np.clip(brightness, 0, 100), colour]).astype(np.float32), cv2.COLOR_LAB2RGB)
+    return np.dstack([np.clip(brightness, 0, 100), colour]).astype(np.float32)
 
 
 def _base(lab: Plane, weight: Mask, radius: float) -> Plane:

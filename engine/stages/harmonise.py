@@ -19,7 +19,7 @@ GAIN = (0.7, 1.4)  # of a channel's spread: beyond it, noise would be stretched 
 
 
 def colour_shifted(picture: Rgb, skin: Mask, target: Rgb, target_skin: Mask, where: Mask) -> Rgb:
-    """`picture` with the mean and spread of its skin brought to the target's, applied softly inside `where`.
+    """`picture` with the mean and spread of its skin brought to the target's, applied softly to skin inside `where`.
 
     Without skin in one of the two pictures nothing changes.
     """
@@ -33,7 +33,7 @@ def colour_shifted(picture: Rgb, skin: Mask, target: Rgb, target_skin: Mask, whe
     shifted = (lab - mean) * np.clip(target_spread / spread, *GAIN) + target_mean
     rgb = cv2.cvtColor(shifted.astype(np.float32), cv2.COLOR_LAB2RGB) * 255
     size = max(1, round(BLUR * min(picture.shape[:2]) / 512))
-    return blend(picture, rgb, cv2.blur(where, (size, size)))
+    return blend(picture, rgb, cv2.blur(where * skin, (size, size)) * cv2.blur(skin, (3, 3)))
 
 
 def _statistics(lab: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

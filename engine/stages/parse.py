@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from engine.skin import skin_likeness
 from engine.types import Face, Mask, Points, Rgb
 
 FOREHEAD = 0.35  # how far the face goes on above the brows, of the distance from lips to brows
@@ -20,7 +21,10 @@ FOREHEAD = 0.35  # how far the face goes on above the brows, of the distance fro
 
 @dataclass(frozen=True)
 class FaceParts:
-    """Masks (H, W) of 0 and 1 in the picture's frame. `skin` is `face` without eyes, brows and lips."""
+    """Masks (H, W) of 0 and 1 in the picture's frame.
+
+    `skin` is what of `face` has the colour of its cheeks: no eyes, brows, lips, beard, glasses or hair in front of it.
+    """
 
     face: Mask
     eyes: Mask
@@ -41,7 +45,9 @@ def parse_by_landmarks(rgb: Rgb, face: Face) -> FaceParts:
     brows = np.maximum(_hull(rgb, p[17:22]), _hull(rgb, p[22:27]))
     lips = _hull(rgb, p[48:60])
     around = grown(np.maximum(np.maximum(eyes, brows), lips), 0.03 * face.width)
-    return FaceParts(whole, eyes, lips, _hull(rgb, p[27:36]), whole * (1 - around))
+    lab = cv2.cvtColor(rgb.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    skin = whole * (1 - around) * (skin_likeness(lab, p) > 0.5)
+    return FaceParts(whole, eyes, lips, _hull(rgb, p[27:36]), skin)
 
 
 def grown(mask: Mask, by: float) -> Mask:

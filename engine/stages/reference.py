@@ -16,11 +16,12 @@ from engine.stages.parse import parse_by_landmarks
 from engine.types import Embedding, Face, FaceRecogniser, Rgb
 
 # What a mismatch costs, in units of likeness (0.1 is the difference between a good and a middling photo of a person).
-PER_DEGREE_YAW = 0.010
+PER_DEGREE_YAW = 0.012
 PER_DEGREE_PITCH = 0.006
-PER_MOUTH_OPENING = 0.8  # of the eyes' distance
-PER_SIDE_LIGHT = 0.25  # of a stop
-PER_DARKNESS = 0.10  # of a stop
+PER_MOUTH_OPENING = 1.5  # of the eyes' distance
+PER_OPEN_MOUTH = 0.5  # whatever the template's: speaking mouths look odd
+PER_SIDE_LIGHT = 0.12  # of a stop
+PER_DARKNESS = 0.05  # of a stop
 PER_MISSING_PIXEL = 0.15  # per halving of the face's size below the template's
 CHIP = 96  # px, side of the chip on which light is measured
 WIDE_ENOUGH = 160  # px: a face need not be larger than this, whatever the template's
@@ -49,6 +50,7 @@ def best_reference(references: Sequence[Reference], template: Rgb, face: Face, r
             quality
             - PER_DEGREE_YAW * abs(pose.yaw - wanted.yaw)
             - PER_DEGREE_PITCH * abs(pose.pitch - wanted.pitch)
+            - PER_OPEN_MOUTH * _mouth_opening(candidate.face)
             - PER_MOUTH_OPENING * abs(_mouth_opening(candidate.face) - _mouth_opening(face))
             - PER_SIDE_LIGHT * abs(own_side - side)
             - PER_DARKNESS * abs(own_dark - dark)
