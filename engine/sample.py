@@ -134,10 +134,9 @@ def _taken(selfie: Selfie, large: Float, soft: Mask, rng: np.random.Generator) -
     read = ((field + 0.5) * FINE - 0.5).astype(np.float32)
     person = cv2.remap(large, read, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     matte = cv2.remap(soft, read, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-    behind = _scene(selfie, rng)
+    behind = ((_scene(selfie, rng) / 255) ** 2.2).astype(np.float32)
     light = _light(frame, selfie)
     person = np.clip(person / 255, 0, 1) ** 2.2 * light * FRESH_SKIN
-    behind = (behind / 255) ** 2.2
     # Light of the scene spills over the person's edge, as it does in front of a lens.
     spill = cv2.GaussianBlur(1 - matte, (0, 0), selfie.size_wh[0] / 60) * 0.35
     person = person * (1 - spill[..., None]) + cv2.GaussianBlur(behind, (0, 0), 25) * spill[..., None] * 0.8

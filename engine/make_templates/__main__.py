@@ -18,7 +18,7 @@ from engine.make_templates.recipes import gallery, id_photos
 from engine.types import Rgb
 
 SMALLEST_FACE_PX = 200
-PUSHES = (0.6, 1.0)
+PUSHES = (0.6, 0.9)
 NOBODY_DISTANCE = 0.5  # at least, to every source portrait; dlib calls two photos below 0.6 possibly one person
 
 
@@ -45,7 +45,7 @@ def main() -> int:
 
 
 def nobody(group: Group, networks: FaceNetworks, portraits: list[Portrait]) -> Bust:
-    """The group's average, its shape pushed away from the two nearest portraits where it is too much like one."""
+    """The group's average, its shape pushed away from the nearest portraits where it is too much like one."""
     bust = average(group)
     near, distance = _nearest_to(bust, networks, portraits)
     for push in PUSHES:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from scipy.spatial import Delaunay
 
-from engine.make_templates.portraits import SIZE_WH, Array, Portrait
+from engine.make_templates.portraits import SIZE_WH, Array, Portrait, mirror_points
 
 WORK_SCALE = 2  # alignment runs at 450x550
 ROUNDS = 4
@@ -40,7 +40,8 @@ def average(group: Sequence[Portrait], unlike: Sequence[Portrait] = (), push: fl
     shapes = [np.vstack([p.landmarks, p.outline]) for p in group]
     mean_shape = _mean_shape(shapes)
     if unlike:
-        near = np.mean([_laid(p.landmarks, p.landmarks, mean_shape) for p in unlike], 0)
+        sides = [side for p in unlike for side in (p.landmarks, mirror_points(p.landmarks, SIZE_WH[0]))]
+        near = np.mean([_laid(side, side, mean_shape) for side in sides], 0)
         mean_shape[:68] += push * (mean_shape[:68] - near)
     maps = [_warp_map(mean_shape, shape, WORK_SCALE) for shape in shapes]
     maps = _congeal(group, maps)
@@ -58,7 +59,7 @@ def average(group: Sequence[Portrait], unlike: Sequence[Portrait] = (), push: fl
 
 
 def _linear(rgb: np.ndarray) -> Array:
-    return (rgb.astype(np.float32) / 255) ** 2.2
+    return ((rgb.astype(np.float32) / 255) ** 2.2).astype(np.float32)
 
 
 def _mean_shape(shapes: Sequence[Array]) -> Array:
@@ -108,7 +109,7 @@ def _sample(picture: Array, field: Array) -> Array:
 
 def _congeal(group: Sequence[Portrait], maps: list[Array]) -> list[Array]:
     """Adds to every map the flow from the group's average to its portrait, less the group's mean flow."""
-    flow_of = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    flow_of = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     for round_ in range(ROUNDS):
         greys = [_grey(portrait, field) for portrait, field in zip(group, maps, strict=True)]
         mean = np.mean(greys, 0).astype(np.uint8)

@@ -116,7 +116,7 @@ def _filled(layer: Layer, size_wh: tuple[int, int], place: Place) -> Array:
 
 
 def _moved(mask: Array, light: Light, far: float) -> Array:
-    shift = np.float32([[1, 0, -light.x * far], [0, 1, max(-light.y, 0.3) * far]])
+    shift = np.array([[1, 0, -light.x * far], [0, 1, max(-light.y, 0.3) * far]], np.float32)
     return cv2.warpAffine(mask, shift, mask.shape[::-1], borderMode=cv2.BORDER_REPLICATE)
 
 

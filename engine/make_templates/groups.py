@@ -29,16 +29,17 @@ def make_groups(portraits: Sequence[Portrait]) -> dict[str, Group]:
     east_m = sorted(rest_m, key=lambda p: float(np.linalg.norm(p.embedding - centre)))[:26]
     near_w = sorted(rest_w, key=lambda p: float(np.linalg.norm(p.embedding - centre)))[:10]
     east_w = [p for p in east if np.linalg.norm(p.embedding - mean_w) < np.linalg.norm(p.embedding - mean_m)] + near_w
+    black_w = _clear(rest_w, lambda p: p.hair_lab[0] < 18)
     young = [p for p in rest_m if p.hair_lab[0] < 24]
     return {
         "w_brown": _clear(rest_w, lambda p: 18 <= p.hair_lab[0] < 36 and p.hair_lab[2] >= 8),
         "w_blond": _clear(rest_w, lambda p: p.hair_lab[0] > 38 and p.hair_lab[2] > 15),
-        "w_black": _clear(rest_w, lambda p: p.hair_lab[0] < 18),
+        "w_black": black_w,
         "w_silver": _clear(rest_w, lambda p: p.hair_lab[0] > 30 and p.hair_lab[2] < 13),
         "w_long": _clear(rest_w, lambda p: p.hair_below > 0.75 and p.hair_lab[0] < 36),
         "w_short": _clear(rest_w, lambda p: p.hair_below < 0.45 and p.hair_lab[0] < 45),
         "w_red": _clear(rest_w, lambda p: p.hair_lab[1] > 10 and p.hair_lab[0] > 20),
-        "w_dark": _doubled(_clear(dark_w, lambda p: p.hair_lab[0] < 45, turn=0.17, glasses=130)),
+        "w_dark": [*_doubled(_clear(dark_w, lambda p: p.hair_lab[0] < 45, turn=0.17, glasses=130)), *black_w[:6]],
         "w_east": _doubled(_clear(east_w, lambda p: True, turn=0.17, glasses=130)),
         "m_black": _clear(young, lambda p: p.hair_lab[0] < 18),
         "m_brown": _clear(rest_m, lambda p: 22 <= p.hair_lab[0] < 36 and p.hair_lab[2] > 10),
@@ -51,9 +52,9 @@ def make_groups(portraits: Sequence[Portrait]) -> dict[str, Group]:
 
 
 def nearest(embedding: Array, portraits: Sequence[Portrait]) -> tuple[list[Portrait], float]:
-    """The two portraits most like `embedding`, and the dlib distance of the first (0.6: could be one person)."""
+    """The four portraits most like `embedding`, and the dlib distance of the first (0.6: could be one person)."""
     distances = np.array([np.linalg.norm(p.embedding - embedding) for p in portraits])
-    order = distances.argsort()[:2]
+    order = distances.argsort()[:4]
     return [portraits[k] for k in order], float(distances[order[0]])
 
 

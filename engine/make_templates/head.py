@@ -24,7 +24,7 @@ class Head:
 def place_head(bust: Bust, size_wh: tuple[int, int], place: Place, tilt: float = 0.0) -> Head:
     """`bust` laid so that its chin is at `place`, its jaw `place.face` wide, tilted by `tilt` degrees clockwise."""
     jaw = np.linalg.norm(bust.landmarks[16] - bust.landmarks[0])
-    scale = place.face / jaw
+    scale = float(place.face / jaw)
     matrix = cv2.getRotationMatrix2D(tuple(map(float, bust.landmarks[8])), -tilt, scale)
     matrix[:, 2] += np.array([place.chin_x, place.chin_y]) - bust.landmarks[8]
     rgb = cv2.warpAffine(_crisp(bust.rgb), matrix, size_wh, flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REPLICATE)
@@ -117,7 +117,7 @@ def with_hair(head: Head, place: Place, seed: int, strength: float, ends_v: floa
 def _unlike_skin(tone: Array, head: Head, place: Place) -> Array:
     """0 where the colour is the cheeks', 1 where it is far from it."""
     lab = cv2.cvtColor(tone.astype(np.float32), cv2.COLOR_RGB2LAB)
-    cheek = np.int32(head.landmarks[2] * 0.6 + head.landmarks[31] * 0.4)
+    cheek = (head.landmarks[2] * 0.6 + head.landmarks[31] * 0.4).astype(int)
     half = max(int(place.face * 0.05), 2)
     skin = lab[cheek[1] - half : cheek[1] + half, cheek[0] - half : cheek[0] + half].reshape(-1, 3).mean(0)
     far = np.linalg.norm((lab - skin) * (0.6, 1.3, 1.0), axis=2)

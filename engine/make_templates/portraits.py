@@ -77,7 +77,7 @@ def read_portraits(folder: Path, networks: FaceNetworks) -> list[Portrait]:
         # The detector's smallest face is 80 px: the portraits are doubled for it.
         faces = networks.faces(cv2.resize(rgb, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC))
         if len(faces) == 1:
-            found.append(_measured(path.stem, rgb, faces[0][0] / 2, faces[0][1]))
+            found.append(_measured(path.stem, rgb, (faces[0][0] / 2).astype(np.float32), faces[0][1]))
     return found
 
 
@@ -121,7 +121,7 @@ def _measured(name: str, rgb: Rgb, points: Array, embedding: Array) -> Portrait:
     cv2.ellipse(hair, ((points[27, 0], brow_y), (width * 0.9, 1.3 * (brow_y - top_y)), 0), 0, -1)  # type: ignore[call-overload]
     hair[int(brow_y) :] = 0
     hair = hair * (matte > 0.5)
-    hair_lab = np.median(lab[hair > 0], 0) if hair.any() else np.zeros(3)
+    hair_lab = np.median(lab[hair > 0], 0) if hair.any() else np.zeros(3, np.float32)
     beside = np.zeros_like(skin)
     chin_y = int(points[8, 1])
     x0, x1 = int(points[0, 0] - width * 0.25), int(points[16, 0] + width * 0.25)

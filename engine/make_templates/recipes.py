@@ -80,7 +80,7 @@ def _studio() -> tuple[Recipe, ...]:
             wardrobe.crew_sweater("woman", (150, 46, 44)),
             light=LEFT,
             side_light=0.16,
-            hair_v=-0.42,
+            hair_v=-0.14,
             tilt=2,
         ),
         Recipe(

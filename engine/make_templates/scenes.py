@@ -11,7 +11,7 @@ Colour = tuple[int, int, int]  # sRGB, 0..255
 
 
 def linear(colour: Colour) -> Array:
-    return (np.array(colour, np.float32) / 255) ** 2.2
+    return ((np.array(colour, np.float32) / 255) ** 2.2).astype(np.float32)
 
 
 def grid(size_wh: tuple[int, int]) -> tuple[Array, Array]:
