@@ -149,7 +149,7 @@ def words(message: Json) -> str:
 
 
 def choice_in(button: Json) -> tuple[str, str]:
-    """What a button of ours means: its action and value (see bot/telegram_chat/callback.py)."""
+    """What a button of ours means: its action and value (see bot/callback.py)."""
     _, _, rest = str(button.get("callback_data", "")).partition(":")
     action, _, value = rest.rpartition(":")[0].partition(":")
     return action, value

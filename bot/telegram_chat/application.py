@@ -12,9 +12,9 @@ from telegram.error import Conflict, InvalidToken, NetworkError, RetryAfter, Tel
 from telegram.ext import Application, ApplicationBuilder, CallbackQueryHandler, MessageHandler, filters
 
 from bot import texts
+from bot.callback import secret_of
 from bot.core import App
 from bot.settings import Settings
-from bot.telegram_chat.callback import secret_of
 from bot.telegram_chat.chat import PLATFORM, TelegramChat
 from bot.telegram_chat.handlers import Handlers
 from bot.telegram_chat.inbox import InboxQueue, PerChat

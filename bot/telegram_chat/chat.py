@@ -14,11 +14,11 @@ from telegram import InputMediaPhoto
 from telegram.constants import ChatAction, ParseMode
 from telegram.error import BadRequest, Forbidden, NetworkError, RetryAfter, TelegramError
 
+from bot.callback import pack
 from bot.chat import ChatError
 from bot.core import App
 from bot.domain import Address, Language, MessageRef
 from bot.replies import Reply
-from bot.telegram_chat.callback import pack
 from bot.telegram_chat.pace import Pace
 from bot.telegram_chat.render import Album, File, Message, Picture, Renderer, Text
 from gpu_worker.contract.blobs import BlobNotFound

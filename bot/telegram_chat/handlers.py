@@ -14,12 +14,12 @@ from telegram.error import BadRequest, NetworkError, TelegramError
 from telegram.ext import ContextTypes
 
 from bot import texts
+from bot.callback import ForgedButton, OldButton, unpack
 from bot.chat import ChatError
 from bot.conversation import Asked, PictureNotTaken, Pressed, Said, SentPicture, Typed
 from bot.core import App, Incoming
 from bot.domain import Address, Language, MessageRef
 from bot.replies import Apology, NotYours, OutOfDate, Reply
-from bot.telegram_chat.callback import ForgedButton, OldButton, unpack
 from bot.telegram_chat.chat import PLATFORM, TelegramChat
 
 log = logging.getLogger(__name__)

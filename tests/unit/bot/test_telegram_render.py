@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 
 from bot import replies as r
+from bot.callback import ForgedButton, OldButton, pack, secret_of, unpack
 from bot.domain import (
     DeletionReceipt,
     JobStatus,
@@ -22,7 +23,6 @@ from bot.domain import (
 )
 from bot.replies import Choice, Reply
 from bot.sandbox.markup import parse_html
-from bot.telegram_chat.callback import ForgedButton, OldButton, pack, secret_of, unpack
 from bot.telegram_chat.render import Album, File, Message, Picture, Renderer, Text, progress_bar
 
 SECRET = secret_of("42:token")

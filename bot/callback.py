@@ -1,4 +1,4 @@
-"""What a button carries: the choice, made safe against other people and old messages, in Telegram's 64 bytes.
+"""What a button carries: the choice, made safe against other people and old messages, in the 64 bytes every chat takes.
 
 `1:use:built_in_id:<tag>`; the tag is an HMAC over everything and the person, so a button works for one person only and
 cannot be made up. Nothing is kept in memory: buttons outlive restarts.
@@ -13,8 +13,8 @@ import hmac
 from bot.replies import Choice
 
 VERSION = "1"
-MAX_BYTES = 64  # https://core.telegram.org/bots/api#inlinekeyboardbutton
-TAG_CHARACTERS = 8  # 48 bits: one guess costs a request to Telegram
+MAX_BYTES = 64  # https://core.telegram.org/bots/api#inlinekeyboardbutton; Discord takes 100 characters
+TAG_CHARACTERS = 8  # 48 bits: one guess costs a request to the platform
 
 
 class ForgedButton(ValueError):
