@@ -26,7 +26,7 @@ from bot.domain import JobStatus, PhotoVerdict, StoredJob
 from bot.embedded import ServiceFailure
 from bot.replies import PhotoNotTaken
 from bot.sandbox.local import LocalStudio, local_studio
-from bot.sandbox.person import Person, words
+from bot.sandbox.person import Person, find_button, words
 from bot.sandbox.transcript import Transcript
 from bot.sandbox.visit import TemplateUnusable, VisitFailed, Visitor
 from bot.sandbox.world import Json
@@ -177,6 +177,8 @@ async def _visit(plan: Plan, studio: LocalStudio, visitor: Visitor, report: Repo
     collection = await visitor.verdicts(records.is_judged)
     reasons = _reasons_in_words(visitor.person)
     report.data["photos"] = _verdicts(sent, await records.photos(), reasons)
+    if find_button(collection, "start") is None:
+        raise VisitFailed(f"the training cannot start: {' '.join(words(collection).split())}")
     training = await visitor.order(collection, "start")
     try:
         await visitor.outcome("trained model", "gallery", lambda: records.has_failed(training), TRAINING_S)

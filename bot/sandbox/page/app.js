@@ -118,9 +118,9 @@ function drawAll() {
 /** Stands close to the message before when one side goes on talking; only the last has the tail. */
 function placeAfter(row, last, message) {
   const isNear = last && last.message.from.id === message.from.id && message.date - last.message.date < ALBUM_GAP_S;
-  if (!isNear) return;
+  if (!isNear || last.row.querySelector(".keyboard")) return;
   row.classList.add("near");
-  if (!last.row.querySelector(".keyboard")) last.row.querySelector(".bubble")?.classList.remove("tail");
+  last.row.querySelector(".bubble")?.classList.remove("tail");
 }
 
 function add(message) {
