@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pydantic import SecretStr, ValidationError
 
 from bot.app import StartFailure, frontends_of, run
-from bot.embedded import embedded_services
+from bot.embedded import ServiceFailure, embedded_services
 from bot.settings import Settings
 
 _CANNOT_START = 69  # EX_UNAVAILABLE
@@ -47,7 +47,7 @@ def _serve(words: list[str]) -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every request's URL, and the token is part of it
     try:
         asyncio.run(_until_told_to_stop(settings, is_embedded=chosen.embedded))
-    except StartFailure as failure:
+    except (StartFailure, ServiceFailure) as failure:
         print(failure, file=sys.stderr)
         return _CANNOT_START
     return 0

@@ -225,6 +225,10 @@ def frontends_of(settings: Settings) -> dict[str, Frontend]:
         found["telegram"] = _telegram
     else:
         logger.info("Telegram is off: PORTRAIT_TELEGRAM_TOKEN is not set")
+    if settings.discord_token:
+        found["discord"] = _discord
+    else:
+        logger.info("Discord is off: PORTRAIT_DISCORD_TOKEN is not set")
     if not found:
         raise StartFailure("There is no chat to talk in: set PORTRAIT_TELEGRAM_TOKEN or PORTRAIT_DISCORD_TOKEN.")
     return found
@@ -246,6 +250,15 @@ async def _telegram(bot: Bot, stop: asyncio.Event) -> None:
     try:
         await run_telegram(bot, stop)
     except TelegramTokenRefused as error:
+        raise StartFailure(f"{error}.") from error
+
+
+async def _discord(bot: Bot, stop: asyncio.Event) -> None:
+    from bot.discord_chat import DiscordTokenRefused, run_discord
+
+    try:
+        await run_discord(bot, stop)
+    except DiscordTokenRefused as error:
         raise StartFailure(f"{error}.") from error
 
 

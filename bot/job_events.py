@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 # One bot process reads the stream. Under a fixed name a restarted one goes on with what the last one left unfinished.
 _CONSUMER = "bot"
 _BATCH = 50
-_BLOCK_MS = 2000
+_BLOCK_MS = 500  # how long a stop may take
 _TRIES = 5
 _RETRY_AFTER_S = (5.0, 30.0, 120.0, 300.0)
 

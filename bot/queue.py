@@ -114,8 +114,11 @@ class JobQueue:
 
 
 async def open_queue(redis_url: str) -> JobQueue:
-    """Raises RedisError or OSError when no server answers there."""
-    settings = RedisSettings.from_dsn(redis_url)
+    """Raises RedisError or OSError when no server answers there, ValueError for what is no address."""
+    try:
+        settings = RedisSettings.from_dsn(redis_url)
+    except RuntimeError as error:
+        raise ValueError("that is no address of a Redis") from error
     settings.conn_retries, settings.conn_retry_delay = 3, 1
     return JobQueue(await create_pool(settings, job_serializer=to_bytes, job_deserializer=from_bytes))
 
