@@ -1,7 +1,8 @@
 """Stable Diffusion 1.5 from the files that people have: a single-file checkpoint or a diffusers folder, an own
 autoencoder, ControlNets of version 1.1 (their `.pth`, a `.safetensors`, or a diffusers folder).
 
-Nothing is asked of a hub: the architecture's numbers and CLIP's vocabulary lie in `engine/sd15_config`.
+Nothing is asked of a hub: the architecture's numbers lie in `engine/sd15_config`, CLIP's vocabulary is a file of the
+catalogue like the weights.
 """
 
 from __future__ import annotations
@@ -37,9 +38,13 @@ class UnfitWeights(EngineError):
 
 @dataclass(frozen=True)
 class Sd15Files:
-    """Where the parts lie. `vae` None: the checkpoint's own. `controlnets`: any names of the caller's choice."""
+    """Where the parts lie. `vae` None: the checkpoint's own. `controlnets`: any names of the caller's choice.
+
+    `tokenizer` is a folder with `vocab.json` and `merges.txt`, for single files; folders bring their own.
+    """
 
     checkpoint: Path
+    tokenizer: Path
     vae: Path | None = None
     controlnets: Mapping[str, Path] = field(default_factory=dict)
     config: Path = CONFIG  # of single files; folders bring their own
@@ -69,7 +74,8 @@ def sd15_files(models_dir: Path, checkpoint: Path | None = None) -> Sd15Files:
         if name != "color" or not catalogue.model(model_id).missing(models_dir)
     }
     base = checkpoint or catalogue.locate_file("sd15", models_dir)
-    return Sd15Files(base, catalogue.locate_file("vae-ft-mse", models_dir), controlnets)
+    tokenizer = catalogue.locate_file("clip-tokenizer", models_dir).parent
+    return Sd15Files(base, tokenizer, catalogue.locate_file("vae-ft-mse", models_dir), controlnets)
 
 
 def load_sd15_components(files: Sd15Files, dtype: torch.dtype, device: str) -> Sd15Components:
@@ -77,7 +83,7 @@ def load_sd15_components(files: Sd15Files, dtype: torch.dtype, device: str) -> S
 
     Raises MissingWeights when a file is not there, UnfitWeights when it holds other networks.
     """
-    for path in (files.checkpoint, files.vae, *files.controlnets.values()):
+    for path in (files.checkpoint, files.tokenizer, files.vae, *files.controlnets.values()):
         if path is not None and not path.exists():
             raise MissingWeights(f"{path} is not there: run `python -m engine models fetch` or name another file")
     pipeline = _reading(files.checkpoint, lambda: _pipeline(files, dtype))
@@ -104,7 +110,12 @@ def _pipeline(files: Sd15Files, dtype: torch.dtype) -> StableDiffusionPipeline:
             files.checkpoint, variant=_variant(files.checkpoint / "unet"), dtype=dtype, local_files_only=True, **plain
         )
     return StableDiffusionPipeline.from_single_file(
-        str(files.checkpoint), config=str(files.config), dtype=dtype, local_files_only=True, **plain
+        str(files.checkpoint),
+        config=str(files.config),
+        tokenizer=CLIPTokenizer.from_pretrained(files.tokenizer),
+        dtype=dtype,
+        local_files_only=True,
+        **plain,
     )
 
 

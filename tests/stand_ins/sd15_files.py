@@ -18,6 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from engine.models.sd15 import CONFIG
 
+MINI_TOKENIZER = CONFIG.parent / "mini" / "weights" / "tokenizer"
 TINY: dict[str, dict[str, Any]] = {
     "unet": {"block_out_channels": [32, 64, 64, 64], "cross_attention_dim": 32, "attention_head_dim": 4},
     "controlnet": {"block_out_channels": [32, 64, 64, 64], "cross_attention_dim": 32, "attention_head_dim": 4},
@@ -43,8 +44,13 @@ class Networks:
 
 
 def write_config(folder: Path, true_size: bool = False) -> Path:
-    """A configuration like the engine's own, narrower unless `true_size`."""
+    """A configuration like the engine's own, narrower unless `true_size`, with a small vocabulary in `tokenizer/`."""
     shutil.copytree(CONFIG, folder)
+    tokenizer = CLIPTokenizer.from_pretrained(MINI_TOKENIZER)
+    tokenizer.model_max_length = 77
+    tokenizer.save_pretrained(folder / "tokenizer")
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(MINI_TOKENIZER / name, folder / "tokenizer" / name)
     if not true_size:
         for part, changes in TINY.items():
             file = folder / part / "config.json"

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from engine.catalogue import load_catalogue
 from engine.diffusion import Diffusion, InpaintRequest
 from engine.errors import MissingWeights
-from engine.models.sd15 import CONFIG, Sd15Files, UnfitWeights, load_sd15_components, sd15_files
+from engine.models.sd15 import Sd15Files, UnfitWeights, load_sd15_components, sd15_files
 from tests.stand_ins import sd15_files as stand_ins
 
 
@@ -50,7 +50,7 @@ def test_single_files_and_folders_give_the_same_tensors(
         path = stand_ins.write_folder(tmp_path / "folder", config, networks, "fp16" if "fp16" in kind else None)
     else:
         path = stand_ins.write_single_file(tmp_path / f"checkpoint.{kind}", networks)
-    loaded = load(Sd15Files(path, config=config))
+    loaded = load(Sd15Files(path, config / "tokenizer", config=config))
     assert_same(loaded.unet, networks.unet)
     assert_same(loaded.vae, networks.vae)
     assert_same(loaded.text_encoder, networks.text_encoder)
@@ -61,7 +61,7 @@ def test_single_files_and_folders_give_the_same_tensors(
 def test_an_own_autoencoder_replaces_the_checkpoints(tmp_path: Path, config: Path, checkpoint: Path) -> None:
     other = stand_ins.random_networks(config, seed=1).vae
     path = stand_ins.write_vae(tmp_path / "vae-ft-mse-840000-ema-pruned.safetensors", other)
-    assert_same(load(Sd15Files(checkpoint, vae=path, config=config)).vae, other)
+    assert_same(load(Sd15Files(checkpoint, config / "tokenizer", vae=path, config=config)).vae, other)
 
 
 def test_controlnets_load_from_every_format_that_is_published(
@@ -76,7 +76,7 @@ def test_controlnets_load_from_every_format_that_is_published(
         "diffusers file": tmp_path / "folder" / "diffusion_pytorch_model.fp16.safetensors",
         "diffusers bin": tmp_path / "bin" / "diffusion_pytorch_model.bin",
     }
-    loaded = load(Sd15Files(checkpoint, controlnets=files, config=config))
+    loaded = load(Sd15Files(checkpoint, config / "tokenizer", controlnets=files, config=config))
     assert loaded.controlnets.keys() == files.keys()
     for network in loaded.controlnets.values():
         assert_same(network, networks.controlnet)
@@ -84,7 +84,9 @@ def test_controlnets_load_from_every_format_that_is_published(
 
 def test_everything_comes_in_the_type_that_is_asked_for(tmp_path: Path, config: Path, checkpoint: Path) -> None:
     controlnet = stand_ins.write_controlnet(tmp_path / "c.pth", stand_ins.random_networks(config).controlnet)
-    loaded = load(Sd15Files(checkpoint, controlnets={"canny": controlnet}, config=config), torch.bfloat16)
+    loaded = load(
+        Sd15Files(checkpoint, config / "tokenizer", controlnets={"canny": controlnet}, config=config), torch.bfloat16
+    )
     assert {
         loaded.unet.dtype,
         loaded.vae.dtype,
@@ -94,7 +96,7 @@ def test_everything_comes_in_the_type_that_is_asked_for(tmp_path: Path, config: 
 
 
 def test_what_was_loaded_paints(config: Path, checkpoint: Path) -> None:
-    loaded = load(Sd15Files(checkpoint, config=config))
+    loaded = load(Sd15Files(checkpoint, config / "tokenizer", config=config))
     diffusion = Diffusion(**vars(loaded))
     image = np.full((64, 64, 3), 128, np.uint8)
     painted = diffusion.inpaint(InpaintRequest(image, None, "a (face:1.2)", "", steps=4, strength=0.6, guidance=5))[0]
@@ -125,43 +127,38 @@ def test_kohya_loras_change_unet_and_text_encoder_by_their_alpha(
 
 def test_foreign_weights_are_a_sentence(tmp_path: Path, config: Path, checkpoint: Path) -> None:
     with pytest.raises(UnfitWeights, match=r"checkpoint\.safetensors is not of Stable Diffusion 1\.5"):
-        load(Sd15Files(checkpoint))  # a narrower network than the true one
+        load(Sd15Files(checkpoint, config / "tokenizer"))  # a narrower network than the true one
     vae = stand_ins.write_vae(tmp_path / "vae.safetensors", stand_ins.random_networks(config).vae)
     with pytest.raises(UnfitWeights, match=r"vae\.safetensors"):
-        load(Sd15Files(vae, config=config))
+        load(Sd15Files(vae, config / "tokenizer", config=config))
     with pytest.raises(UnfitWeights, match=r"vae\.safetensors"):
-        load(Sd15Files(checkpoint, controlnets={"canny": vae}, config=config))
+        load(Sd15Files(checkpoint, config / "tokenizer", controlnets={"canny": vae}, config=config))
 
 
-def test_absent_files_are_one_sentence_that_says_what_to_run(tmp_path: Path, checkpoint: Path) -> None:
+def test_absent_files_are_one_sentence_that_says_what_to_run(tmp_path: Path, config: Path, checkpoint: Path) -> None:
     with pytest.raises(MissingWeights, match="python -m engine models fetch"):
-        load(Sd15Files(tmp_path / "absent.safetensors"))
+        load(Sd15Files(tmp_path / "absent.safetensors", config / "tokenizer"))
+    with pytest.raises(MissingWeights, match="tokenizer"):
+        load(Sd15Files(checkpoint, tmp_path / "tokenizer"))
     with pytest.raises(MissingWeights, match=r"absent\.pth"):
-        load(Sd15Files(checkpoint, controlnets={"canny": tmp_path / "absent.pth"}))
+        load(Sd15Files(checkpoint, config / "tokenizer", controlnets={"canny": tmp_path / "absent.pth"}))
 
 
 def test_the_catalogues_files_are_found_and_the_colour_network_is_optional(tmp_path: Path) -> None:
     catalogue = load_catalogue()
     with pytest.raises(MissingWeights, match="models fetch"):
         sd15_files(tmp_path)
-    for model_id in ("sd15", "vae-ft-mse", "controlnet-canny", "controlnet-openpose", "controlnet-tile"):
+    parts = ("sd15", "clip-tokenizer", "vae-ft-mse", "controlnet-canny", "controlnet-openpose", "controlnet-tile")
+    for model_id in parts:
         for file in catalogue.model(model_id).files:
-            (tmp_path / model_id).mkdir(exist_ok=True)
+            (tmp_path / model_id / file.path).parent.mkdir(parents=True, exist_ok=True)
             with (tmp_path / model_id / file.path).open("wb") as empty:
                 empty.truncate(file.bytes or 1)  # a sparse file of the right size
     files = sd15_files(tmp_path)
+    assert files.tokenizer == tmp_path / "clip-tokenizer" / "tokenizer"
     assert files.checkpoint == tmp_path / "sd15" / "v1-5-pruned-emaonly.safetensors"
     assert set(files.controlnets) == {"canny", "pose", "tile"}
     (tmp_path / "controlnet-color").mkdir()
     (tmp_path / "controlnet-color" / "control_sd15_random_color.pth").touch()
     assert "color" in sd15_files(tmp_path).controlnets
     assert sd15_files(tmp_path, tmp_path / "own.safetensors").checkpoint == tmp_path / "own.safetensors"
-
-
-def test_the_bundled_vocabulary_is_clips() -> None:
-    from transformers import CLIPTokenizer
-
-    tokenizer = CLIPTokenizer.from_pretrained(CONFIG / "tokenizer")
-    assert len(tokenizer) == 49408
-    # Published numbers of CLIP's vocabulary: begin, a, photo, of, a, cat, end.
-    assert tokenizer("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
