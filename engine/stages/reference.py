@@ -27,7 +27,7 @@ CHIP = 96  # px, side of the chip on which light is measured
 WIDE_ENOUGH = 160  # px: a face need not be larger than this, whatever the template's
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reference:
     """A photo of the subject with their face in it."""
 

@@ -92,7 +92,7 @@ def plain_noise(tiny: Diffusion, latents: torch.Tensor, t: torch.Tensor, asked: 
 
 
 def plain_inpaint(tiny: Diffusion, asked: InpaintRequest) -> np.ndarray:
-    """DPM++ 2M SDE on Karras's sigmas as k-diffusion writes it (variance exploding), mask and overlay in plain steps."""
+    """DPM++ 2M SDE on Karras's sigmas as k-diffusion writes it (variance exploding); mask and overlay step by step."""
     alphas = torch.tensor(1.0) - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
     all_sigmas = ((1 - alphas.cumprod(0)) / alphas.cumprod(0)).sqrt().numpy().astype(np.float64)
     ramp = np.linspace(0, 1, asked.steps)

@@ -1,0 +1,93 @@
+"""Face fusion by landmarks: geometry on the mean head, likeness and untouched surroundings on real photos."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.errors import FusionFailed
+from engine.images import read_photo
+from engine.inspection import PhotoFindings
+from engine.models.dlib_faces import DlibDetector, DlibFaceId
+from engine.models.landmark_fusion import LandmarkFuser
+from engine.models.mean_head import MEAN_HEAD, HeadView
+from engine.types import Face, HeadPose, Points, Rgb
+
+
+def seen_head(yaw: float, pitch: float = 0.0, scale: float = 100.0) -> Points:
+    """The mean head's 68 points, turned by degrees, in the middle of a picture of 600 x 600."""
+    y, p = np.radians([yaw, pitch])
+    turn = np.array([[np.cos(y), 0, np.sin(y)], [0, 1, 0], [-np.sin(y), 0, np.cos(y)]])
+    nod = np.array([[1, 0, 0], [0, np.cos(p), -np.sin(p)], [0, np.sin(p), np.cos(p)]])
+    points: Points = (scale * (MEAN_HEAD @ (nod @ turn).T)[:, :2] + 260).astype(np.float32)
+    return points
+
+
+def face_of(landmarks: Points) -> Face:
+    (x1, y1), (x2, y2) = landmarks.min(0), landmarks.max(0)
+    return Face((x1, y1, x2, y2), landmarks[:5], landmarks, 1.0, HeadPose(0, 0, 0))
+
+
+@pytest.mark.parametrize(("yaw", "pitch"), [(0, 0), (25, 0), (-40, 10), (10, -15)])
+def test_a_head_is_seen_from_where_it_was_projected(yaw: float, pitch: float) -> None:
+    view = HeadView.of(seen_head(yaw, pitch))
+    looks = view.rotation[:, 2]
+    assert np.degrees(np.arctan2(looks[0], looks[2])) == pytest.approx(yaw, abs=1.0)
+    assert view.scale == pytest.approx(100, rel=0.01)
+    assert view.angle_to(HeadView.of(seen_head(0))) == pytest.approx(np.hypot(yaw, pitch), abs=1.5)
+
+
+def test_a_persons_head_projects_on_their_own_landmarks() -> None:
+    landmarks = seen_head(20) + np.random.default_rng(0).normal(0, 3, (68, 2)).astype(np.float32)
+    view = HeadView.of(landmarks)
+    assert np.allclose(view.project(view.head(landmarks)), landmarks, atol=1e-2)
+
+
+def test_opposite_profiles_are_refused() -> None:
+    picture = np.full((600, 600, 3), 128, np.uint8)
+    with pytest.raises(FusionFailed):
+        LandmarkFuser()(picture, face_of(seen_head(-40)), picture, face_of(seen_head(40)))
+
+
+def test_a_face_outside_its_picture_is_refused() -> None:
+    picture = np.full((600, 600, 3), 128, np.uint8)
+    face = face_of(seen_head(0))
+    away = replace(face, landmarks=face.landmarks + 5000)
+    with pytest.raises(FusionFailed):
+        LandmarkFuser()(picture, away, picture, face)
+
+
+@pytest.fixture(scope="module")
+def template(shared_data: Path) -> Rgb:
+    return read_photo(shared_data / "templates" / "8.jpg").rgb
+
+
+@pytest.mark.parametrize(
+    ("reference", "held_out"), [("a/img61", "a/img62"), ("b/img31", "b/img30"), ("c/img13", "c/img14")]
+)
+def test_the_fused_face_is_the_references_and_the_rest_is_the_template(
+    template: Rgb,
+    detector: DlibDetector,
+    recogniser: DlibFaceId,
+    examined: Callable[[str], PhotoFindings],
+    reference: str,
+    held_out: str,
+) -> None:
+    face = detector(template)[0]
+    person, other = examined(reference), examined(held_out)
+    fused = LandmarkFuser()(template, face, person.photo.rgb, person.faces[0].face)
+    fused_face = detector(fused)[0]
+    likeness = recogniser.likeness(
+        recogniser.embed(fused, fused_face), recogniser.embed(other.photo.rgb, other.faces[0].face)
+    )
+    assert likeness > recogniser.same_person + 0.05
+    far = np.ones(template.shape[:2], bool)
+    x1, y1, x2, y2 = (int(v) for v in face.box_xyxy)
+    reach = int(face.width)
+    far[max(0, y1 - reach) : y2 + reach, max(0, x1 - reach) : x2 + reach] = False
+    assert np.array_equal(fused[far], template[far])
+    assert np.abs(fused_face.landmarks - face.landmarks).mean() < 0.12 * face.width  # the pose is the template's

@@ -1,0 +1,215 @@
+"""The small stages of figure 2: masks, colours, controls, what the seam measures, the file that is delivered."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engine import metrics
+from engine.models.lanczos import LanczosEnhancer
+from engine.models.mini_controls import MiniControls
+from engine.provenance import SOURCE_TYPE, write_portrait
+from engine.stages import control, enhance, fuse, harmonise, inpaint, paste_back
+from engine.stages.parse import closed, grown, parse_by_landmarks
+from engine.stages.reference import Reference, best_reference
+from engine.types import Embedding, Face, HeadPose, Rgb
+from tests.unit.engine.test_landmark_fusion import face_of, seen_head
+
+SKIN, HAIR, LIPS = (200, 160, 140), (40, 30, 25), (170, 60, 60)
+
+
+@pytest.fixture
+def drawn() -> tuple[Rgb, Face]:
+    """A face of flat colours: skin, dark eyes, red lips, dark hair above."""
+    import cv2
+
+    face = face_of(seen_head(0))
+    rgb = np.full((600, 600, 3), (90, 110, 130), np.uint8)
+    hull = cv2.convexHull(np.round(face.landmarks).astype(np.int32))
+    cv2.fillConvexPoly(rgb, hull, SKIN)
+    for part, colour in ((slice(36, 42), HAIR), (slice(42, 48), HAIR), (slice(48, 60), LIPS)):
+        cv2.fillConvexPoly(rgb, cv2.convexHull(np.round(face.landmarks[part]).astype(np.int32)), colour)
+    return rgb, face
+
+
+def test_a_mask_grown_and_shrunk_by_the_same_is_itself_and_gaps_close() -> None:
+    mask = np.zeros((60, 60), np.float32)
+    mask[20:40, 20:28] = mask[20:40, 31:40] = 1
+    assert closed(mask, 5)[30, 29] == 1
+    square = np.zeros((60, 60), np.float32)
+    square[20:40, 20:40] = 1
+    assert grown(square, 4)[30, 16] == 1
+    assert grown(square, 4)[30, 15] == 0
+    assert np.array_equal(grown(grown(square, -4), 4)[24:36, 20:40], square[24:36, 20:40])
+
+
+def test_a_face_cut_by_the_frame_is_not_shrunk_from_there() -> None:
+    mask = np.zeros((40, 40), np.float32)
+    mask[:, :20] = 1
+    assert grown(mask, -5)[:, 0].all()
+
+
+def test_skin_holds_neither_eyes_nor_lips_nor_beard(drawn: tuple[Rgb, Face]) -> None:
+    rgb, face = drawn
+    bearded = rgb.copy()
+    chin = np.round(face.landmarks[8] - [0, 25]).astype(int)
+    bearded[chin[1] - 10 : chin[1] + 10, chin[0] - 20 : chin[0] + 20] = HAIR
+    parts = parse_by_landmarks(bearded, face)
+    assert (bearded[parts.skin > 0] == SKIN).all()
+    assert parts.skin.sum() > 0.3 * parts.face.sum()
+
+
+def test_the_colour_shift_reaches_the_targets_skin_and_leaves_lips_and_hair(drawn: tuple[Rgb, Face]) -> None:
+    rgb, face = drawn
+    parts = parse_by_landmarks(rgb, face)
+    target = np.clip(rgb.astype(int) + np.array([10, -20, -30]), 0, 255).astype(np.uint8)
+    shifted = harmonise.colour_shifted(rgb, parts.skin, target, parts.skin, parts.face)
+    nose = tuple(np.round(face.landmarks[29]).astype(int)[::-1])
+    assert np.abs(shifted[nose].astype(int) - target[nose]).max() <= 2  # flat skin: its spread of 0 divides nothing
+    assert np.array_equal(shifted[parts.lips > 0], rgb[parts.lips > 0])
+    assert np.array_equal(shifted[parts.face == 0][:100], rgb[parts.face == 0][:100])
+
+
+def test_without_skin_the_colour_shift_changes_nothing(drawn: tuple[Rgb, Face]) -> None:
+    rgb, face = drawn
+    parts = parse_by_landmarks(rgb, face)
+    nothing = np.zeros_like(parts.skin)
+    assert np.array_equal(harmonise.colour_shifted(rgb, nothing, 255 - rgb, parts.skin, parts.face), rgb)
+
+
+def test_the_blend_takes_eyes_from_the_fusion_and_keeps_the_pictures_lips(drawn: tuple[Rgb, Face]) -> None:
+    rgb, face = drawn
+    parts = parse_by_landmarks(rgb, face)
+    mask = fuse.blend_mask(parts, parts, 0.6, 600 / 512)
+    eye, mouth = (
+        np.round(face.landmarks[36:42].mean(0)).astype(int),
+        np.round(face.landmarks[48:60].mean(0)).astype(int),
+    )
+    nose = np.round(face.landmarks[29]).astype(int)
+    assert mask[eye[1], eye[0]] == pytest.approx(1)
+    assert mask[mouth[1], mouth[0]] == pytest.approx(0)
+    assert mask[nose[1], nose[0]] == pytest.approx(0.6)
+    assert mask[5, 5] == 0
+
+
+def test_at_ratio_one_the_fusion_is_the_result() -> None:
+    rgb, fusion = np.zeros((9, 9, 3), np.uint8), np.ones((9, 9, 3), np.uint8)
+    assert fuse.mixed(rgb, fusion, face_of(seen_head(0)), lambda _: [], parse_by_landmarks, 1.0) is fusion
+
+
+def test_an_unseen_face_is_where_it_is_expected_and_a_neighbour_is_not_taken_for_it() -> None:
+    face = face_of(seen_head(0))
+    neighbour = replace(face, landmarks=face.landmarks + np.array([300, 0]))
+    picture = np.zeros((600, 600, 3), np.uint8)
+    assert fuse.nearest_face(picture, face, lambda _: [neighbour]) is face
+    near = replace(face, landmarks=face.landmarks + 3)
+    assert fuse.nearest_face(picture, face, lambda _: [neighbour, near]) is near
+
+
+def test_the_second_mask_is_the_rim_the_eyes_and_the_lips(drawn: tuple[Rgb, Face]) -> None:
+    rgb, face = drawn
+    parts = parse_by_landmarks(rgb, face)
+    mask = inpaint.second_mask(parts, face)
+    nose, jaw = np.round(face.landmarks[29]).astype(int), np.round(face.landmarks[4]).astype(int)
+    assert mask[nose[1], nose[0]] == 0
+    assert mask[jaw[1], jaw[0]] == 1
+    assert mask[parts.eyes > 0].min() == mask[parts.lips > 0].min() == 1
+    assert inpaint.first_mask(parts, face)[parts.face > 0].min() == 1
+
+
+def test_the_edit_mask_holds_both_faces_and_both_painted_masks(drawn: tuple[Rgb, Face]) -> None:
+    rgb, face = drawn
+    before = parse_by_landmarks(rgb, face)
+    after = parse_by_landmarks(rgb, replace(face, landmarks=(face.landmarks - 260) * 1.1 + 260))
+    mask = paste_back.edit_mask(before, after, face)
+    for inside in (before.face, after.face, inpaint.first_mask(after, face), inpaint.second_mask(after, face)):
+        assert mask[inside > 0].min() == 1
+    assert mask[0, 0] == 0
+
+
+def test_control_pictures_have_the_canvas_size_and_show_what_they_are_named_for(drawn: tuple[Rgb, Face]) -> None:
+    rgb, face = drawn
+    pictures = MiniControls()
+    canny, pose, color = pictures.canny(rgb), pictures.pose(rgb, face), pictures.color(rgb)
+    assert set(np.unique(canny)) == {0, 255}
+    assert 0.01 < (pose > 0).any(-1).mean() < 0.2
+    assert len(np.unique(color.reshape(-1, 3), axis=0)) <= 64
+    assert {p.dtype for p in (canny, pose, color)} == {np.dtype(np.uint8)}
+
+
+def test_the_digital_id_is_pasted_over_the_face_and_nowhere_else(drawn: tuple[Rgb, Face]) -> None:
+    rgb, face = drawn
+    id_face = face_of(seen_head(0, scale=50))
+    id_face = replace(id_face, points=id_face.landmarks[[36, 45, 30, 48, 54]])
+    face = replace(face, points=face.landmarks[[36, 45, 30, 48, 54]])
+    pasted = control.replaced(rgb, face, np.full((600, 600, 3), 77, np.uint8), id_face)
+    middle = np.round(face.landmarks[30]).astype(int)
+    assert (pasted[middle[1], middle[0]] == 77).all()
+    assert np.array_equal(pasted[:20], rgb[:20])
+    assert control.is_posed_alike(face, id_face)
+    assert not control.is_posed_alike(face, face_of(seen_head(30)))
+
+
+class CountingFaceId:
+    """Embeddings are numbers on a line."""
+
+    name, same_person = "line", 0.4
+
+    def embed(self, rgb: Rgb, face: Face) -> Embedding:
+        raise AssertionError
+
+    def likeness(self, a: Embedding, b: Embedding) -> float:
+        return 1 - abs(float(a[0] - b[0]))
+
+
+def reference(yaw: float, place: float, brightness: int = 180) -> Reference:
+    face = replace(face_of(seen_head(yaw)), pose=HeadPose(yaw, 0, 0))
+    return Reference(np.full((600, 600, 3), brightness, np.uint8), face, np.array([place], np.float32))
+
+
+def test_the_reference_with_the_templates_pose_is_chosen_among_equals() -> None:
+    left, frontal, right = reference(-30, 0.0), reference(0, 0.0), reference(30, 0.0)
+    for wanted in (left, frontal, right):
+        template = reference(wanted.face.pose.yaw, 0.0)
+        assert best_reference([left, frontal, right], template.rgb, template.face, CountingFaceId()) is wanted
+
+
+def test_a_photo_unlike_the_others_is_not_the_reference_in_spite_of_its_pose() -> None:
+    template = reference(0, 0.0)
+    typical = [reference(5, 0.0), reference(6, 0.05)]
+    assert best_reference([*typical, reference(0, 0.5)], template.rgb, template.face, CountingFaceId()) in typical
+
+
+def test_the_seam_is_what_steps_at_the_edge_and_not_what_changes_inside() -> None:
+    template = np.full((200, 200, 3), 150, np.uint8)
+    mask = np.zeros((200, 200), np.float32)
+    mask[50:150, 50:150] = 1
+    inner, hard = template.copy(), template.copy()
+    inner[90:110, 90:110] = 30
+    hard[50:150, 50:150] = 170
+    assert metrics.seam(inner, mask) == pytest.approx(0, abs=0.01)
+    assert 5 < metrics.seam(hard, mask) < 10
+    assert metrics.added_seam(hard, template, mask) == pytest.approx(metrics.seam(hard, mask))
+    assert metrics.changed_pixels(hard, template, mask == 0) == 0
+
+
+def test_enhancing_doubles_pictures_and_leaves_very_large_ones() -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    assert enhance.enhanced(rgb, LanczosEnhancer(), 0.5).shape == (80, 60, 3)
+    large = np.zeros((10, 3000, 3), np.uint8)
+    assert enhance.enhanced(large, LanczosEnhancer(), 0.5) is large
+    flat = np.full((20, 20, 3), 99, np.uint8)
+    assert (enhance.enhanced(flat, LanczosEnhancer(), 0.5) == 99).all()
+
+
+def test_the_delivered_file_says_that_a_model_made_it_and_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "portrait.jpg"
+    write_portrait(file, np.zeros((16, 16, 3), np.uint8))
+    with Image.open(file) as picture:
+        assert SOURCE_TYPE in picture.info["xmp"].decode()
+        assert not picture.getexif()
+        assert picture.format == "JPEG"
