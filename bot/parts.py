@@ -83,7 +83,10 @@ def new_reference() -> str:
 
 @dataclass
 class Parts:
-    """Wired in bot/app.py, passed to whatever needs them. `workers` is what the reconciler last counted."""
+    """Wired in bot/app.py, passed to whatever needs them.
+
+    `workers` is what the reconciler last counted; `forgotten` are users whose workers may still write something late.
+    """
 
     settings: Settings
     db: Database
@@ -97,3 +100,4 @@ class Parts:
     tasks: Tasks = field(default_factory=Tasks)
     relay_wanted: asyncio.Event = field(default_factory=asyncio.Event)
     workers: int = 0
+    forgotten: dict[str, datetime] = field(default_factory=dict)

@@ -15,6 +15,7 @@ from bot.delivery import Delivery, Painter
 from bot.domain import StoredJob
 from bot.job_events import Recorded, end_badly
 from bot.parts import Parts
+from gpu_worker.contract.blobs import user_prefix
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,7 @@ _SWEEP_EVERY = 6  # ticks
 _PATIENCE = timedelta(seconds=15)  # younger ones are being dealt with
 _QUIET = timedelta(seconds=5)
 _CANCELLED_LATELY = timedelta(hours=1)
+_LATE_WRITES = timedelta(minutes=10)  # after that the hourly sweep for stray blobs looks after it
 
 
 class Reconciler:
@@ -50,8 +52,9 @@ class Reconciler:
             self._show_outcomes,
             self._answer_people,
             self._refresh_queue_places,
+            self._erase_late_writes,
         ]
-        if self._ticks % _SWEEP_EVERY == 0:
+        if self._ticks % _SWEEP_EVERY == 0 or self._parts.forgotten:
             steps.append(self._sweep_redis)
         for step in steps:
             try:
@@ -137,6 +140,14 @@ class Reconciler:
         for job in jobs:
             if job.kind in ("train", "portrait"):
                 self._painter.note(job)
+
+    async def _erase_late_writes(self) -> None:
+        """A worker that was busy for somebody who is forgotten stops within seconds, but may write until then."""
+        before = self._parts.clock() - _LATE_WRITES
+        for user_id, since in list(self._parts.forgotten.items()):
+            await self._parts.blobs.delete_prefix(user_prefix(user_id))
+            if since < before:
+                del self._parts.forgotten[user_id]
 
     async def _sweep_redis(self) -> None:
         """What Redis knows of jobs whose person was forgotten."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,15 @@ class Database:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+        # SQLite has one writer, and who waits for it polls: in here we queue instead, first come, first served.
+        self._turn: asyncio.Lock | nullcontext[None] = (
+            asyncio.Lock() if engine.dialect.name == "sqlite" else nullcontext()
+        )
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Store]:
         """Commits when the block ends, rolls back when it raises. Nobody else commits."""
-        async with AsyncSession(self._engine, expire_on_commit=False) as session, session.begin():
+        async with self._turn, AsyncSession(self._engine, expire_on_commit=False) as session, session.begin():
             yield Store(session)
 
     async def close(self) -> None:

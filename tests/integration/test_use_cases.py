@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -13,12 +14,14 @@ from sqlalchemy import func, select
 
 from bot import replies as r
 from bot.chat import ChatError
-from bot.conversation import PictureNotTaken, SentPicture
+from bot.conversation import CONSENT_VERSION, Asked, PictureNotTaken, SentPicture
 from bot.db import tables as t
 from bot.db.database import open_engine
-from bot.domain import JobStatus
+from bot.domain import Address, JobStatus
+from bot.outbox import relay
 from bot.parts import utc_now
 from bot.replies import Choice
+from gpu_worker.contract import events as e
 from gpu_worker.contract.jobs import cancel_key, lease_key
 from tests.bot_bench import ANNA, BEN, BotBench, bot_bench
 from tests.fakes import jpeg
@@ -241,8 +244,6 @@ async def test_a_running_job_is_told_to_stop_and_its_late_result_is_dropped(benc
     await bench.train()
     await bench.press(Choice("use", bench.parts.templates.templates[0].template_id))
     await bench.parts.tasks.settle()
-    from bot.outbox import relay
-
     await relay(bench.parts)
     job = await bench.worker.take()
     assert job is not None
@@ -250,8 +251,6 @@ async def test_a_running_job_is_told_to_stop_and_its_late_result_is_dropped(benc
     await bench.ask("cancel")
     await bench.parts.tasks.settle()
     assert await bench.parts.queue.redis.exists(cancel_key(job.job_id))
-    from gpu_worker.contract import events as e
-
     await bench.worker.report(e.Succeeded(**base, seq=1, result=await bench.worker.result(job, base["run"])))
     await bench.settle()
     assert bench.chat.sent(r.PortraitsReady) == 0
@@ -362,15 +361,13 @@ async def test_in_a_group_nothing_private_happens(bench: BotBench) -> None:
     await bench.hear(SentPicture(jpeg(3)), is_private=False)
     await bench.settle()
     assert len(bench.chat.shown) == shown, "photos that others post are not for us"
-    from bot.conversation import Asked
-
     await bench.hear(Asked("results"), is_private=False)
     assert bench.chat.last(r.PrivateChatOnly)
 
 
 @pytest.mark.parametrize("moment", ["idle", "uploading", "queued", "training", "generating", "done"])
 async def test_forget_leaves_nothing(bench: BotBench, moment: str) -> None:
-    redis, keys_before = bench.parts.queue.redis, set()
+    redis = bench.parts.queue.redis
     await bench.ask("start", who=BEN)
     before = await rows(bench)
     steps = ["idle", "uploading", "queued", "training", "generating", "done"]
@@ -390,8 +387,6 @@ async def test_forget_leaves_nothing(bench: BotBench, moment: str) -> None:
         await bench.train()
         await bench.portrait()
     if reached in (3, 4):
-        from bot.outbox import relay
-
         await relay(bench.parts)
         running = await bench.worker.take()
         assert running is not None
@@ -407,12 +402,9 @@ async def test_forget_leaves_nothing(bench: BotBench, moment: str) -> None:
         await bench.worker.result(running, 1)
         await redis.delete(lease_key(running.job_id))
         await bench.settle()
-    for _ in range(2):
-        await bench.bot.retention.sweep_blobs()
-    bench.bot.reconciler._ticks = 0
     await bench.bot.reconciler.tick()
     assert not await bench.parts.blobs.keys("users")
-    left = {key.decode() for key in await redis.keys("*")} - keys_before - {"portrait:events"}
+    left = {key.decode() for key in await redis.keys("*")} - {"portrait:events"}
     assert not left
     assert await redis.xlen("portrait:events") == 0
     after = await rows(bench)
@@ -447,7 +439,8 @@ async def test_old_things_expire(bench: BotBench) -> None:
     await bench.bot.retention.expire()
     assert not [key for key in await bench.parts.blobs.keys("users") if key.endswith((".jpg", ".safetensors"))]
     left = await rows(bench)
-    assert not left.keys() & {"photos", "portraits", "subjects", "sessions"} - {"sessions", "photos"}
+    assert not left.keys() & {"portraits", "subjects"}
+    assert left.get("photos", 0) == 6, "Anna's verdicts; Ben's photos are gone"
 
 
 async def test_what_breaks_inside_is_apologised_for(bench: BotBench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -461,3 +454,33 @@ async def test_what_breaks_inside_is_apologised_for(bench: BotBench, monkeypatch
     assert bench.chat.last(r.Apology) == answer
     await bench.ask("help")
     assert bench.chat.last(r.Help), "the conversation goes on"
+
+
+async def test_blobs_that_belong_to_nothing_are_swept_and_others_are_not(bench: BotBench) -> None:
+    await bench.train()
+    await bench.portrait()
+    kept = await bench.parts.blobs.keys("users")
+    user = kept[0].split("/")[1]
+    stray = [f"users/{user}/photos/stray0.jpg", f"users/{user}/jobs/stray0/1-1/0.jpg", "users/nobody/photos/stray0.jpg"]
+    for key in stray:
+        await bench.parts.blobs.put(key, b"x")
+    await bench.bot.retention.sweep_blobs()
+    assert set(stray) < set(await bench.parts.blobs.keys("users")), "what was just written may get its row in a moment"
+    await bench.bot.retention.sweep_blobs()
+    assert await bench.parts.blobs.keys("users") == kept
+
+
+async def test_forty_people_at_once_are_all_served(bench: BotBench) -> None:
+    people = [Address("telegram", str(chat), str(chat)) for chat in range(2000, 2040)]
+
+    async def visit(who: Address) -> None:
+        await bench.ask("start", who=who)
+        await bench.ask("train", who=who)
+        await bench.press(Choice("agree", CONSENT_VERSION), who)
+        await bench.photos(2, who)
+
+    await asyncio.gather(*(visit(who) for who in people))
+    await bench.settle()
+    statuses = [reply for reply in bench.chat.shown.values() if isinstance(reply, r.CollectingPhotos)]
+    assert len(statuses) == 40
+    assert all([photo.verdict for photo in status.photos] == ["ok", "ok"] for status in statuses)
