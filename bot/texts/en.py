@@ -8,6 +8,7 @@ PHRASES: dict[str, str] = {
     "welcome.new": "Send me 5 to 20 selfies once. I learn your face, and then put you into any picture of my gallery.",
     "welcome.back": "Your model is ready. Choose a template, and I make a portrait of you.",
     "welcome.next": "It starts with /train. What happens with your photos: /privacy. Everything else: /help.",
+    "welcome.next.back": "Another model: /train. Your data: /privacy. Everything else: /help.",
     "help.title": "What I can do",
     "help.photos": "Good photos: only you, face clearly visible, different days, angles and light. No sunglasses. "
     "Send them as files for the best quality.",
@@ -38,7 +39,7 @@ PHRASES: dict[str, str] = {
     "not_taken.rest": "Your other photos are safe.",
     "no_collection.title": "Nice picture! What is it for?",
     "no_collection.how": "To train a model of your face: /train first, then send your photos. To put your face into "
-    "this picture, press “My own template” and send it again.",
+    "this picture, press “Add my own picture” and send it again.",
     "not_enough.title": "Not enough usable photos yet",
     "not_enough.how": "You have {usable}, I need {needed}. Send a few more.",
     # jobs
@@ -50,7 +51,6 @@ PHRASES: dict[str, str] = {
     "working.next": "You are next.",
     "working.place": "You are number {place} in the queue.",
     "working.eta": "Ready in {time}.",
-    "working.left": "{time} left.",
     "working.starting": "Getting ready …",
     "working.leave": "You can close the chat; I will write when it is done.",
     "working.succeeded": "Done ✓",
@@ -97,8 +97,8 @@ PHRASES: dict[str, str] = {
     "queue.title": "In the queue for you",
     "queue.train": "Training",
     "queue.portrait": "Portrait",
-    "queue.running": "{what}: {percent} % done",
-    "queue.waiting": "{what}: number {place}",
+    "queue.running": "{what}: {percent} % done.",
+    "queue.waiting": "{what}: number {place} in the queue.",
     "queue.all": "In all, {n} orders are open.",
     "queue.no_worker": "No worker is online right now. Your orders are safe and wait for one.",
     "models.none.title": "You have no model yet",
@@ -123,7 +123,7 @@ PHRASES: dict[str, str] = {
     "quota.own_templates": "You have {limit} templates of your own, that is the limit. Delete one first.",
     "quota.again": "The next one is possible in {time}.",
     "privacy.title": "Your data",
-    "privacy.stored": "Stored now: {photos} photos, {subjects} models, {portraits} portraits.",
+    "privacy.stored": "Stored now: {counts}.",
     "privacy.use": "Photos are used for one thing: your own model. Nobody else can use it or see your portraits, and "
     "nothing of yours trains anything else.",
     "privacy.kept": "Photos are deleted after a successful training, unfinished collections after some days, portraits "
@@ -131,8 +131,7 @@ PHRASES: dict[str, str] = {
     "privacy.erase": "/forget deletes all of it at once: photos, models, face measurements, portraits, orders, and my "
     "messages as far as the chat permits.",
     "forget.title": "Delete everything?",
-    "forget.what": "{photos} photos, {subjects} models, {portraits} portraits, your orders and my messages. This "
-    "cannot be undone.",
+    "forget.what": "{counts}, your orders and my messages. This cannot be undone.",
     "forgotten.title": "Everything is deleted.",
     "forgotten.counts": "Deleted: {counts}.",
     "forgotten.left": "{n} older message of mine you have to delete yourself: the chat does not let me any more.|{n} "
@@ -243,7 +242,7 @@ LABELS: dict[str, str] = {
     "retry": "Try again",
     "gallery": "Gallery",
     "use": "Use this",
-    "own_template": "My own template",
+    "own_template": "Add my own picture",
     "delete_template": "Delete this template",
     "again": "Again",
     "original": "Original file",

@@ -51,7 +51,8 @@ def _refused_photos(photos: Iterable[PhotoVerdict], book: Phrasebook) -> list[st
 
 def _welcome(reply: r.Welcome, book: Phrasebook, _: Language) -> list[str]:
     body = "welcome.back" if reply.has_subject else "welcome.new"
-    return [book.phrase("welcome.title"), book.phrase(body), book.phrase("welcome.next")]
+    after = "welcome.next.back" if reply.has_subject else "welcome.next"
+    return [book.phrase("welcome.title"), book.phrase(body), book.phrase(after)]
 
 
 def _help(_: r.Help, book: Phrasebook, __: Language) -> list[str]:
@@ -121,7 +122,7 @@ def _standing(job: JobView, book: Phrasebook) -> list[str]:
     eta = job.place.eta_s if job.place else None
     if job.status is JobStatus.RUNNING:
         stage = book.stages.get(job.stage or "", book.phrase("working.starting"))
-        return [stage, book.phrase("working.left", time=book.duration(eta)) if eta else ""]
+        return [stage, book.phrase("working.eta", time=book.duration(eta)) if eta else ""]
     lines = []
     if job.place:
         place = job.place.position
@@ -158,7 +159,8 @@ def _own_ready(reply: r.OwnTemplateReady, book: Phrasebook, language: Language) 
 
 
 def _own_refused(reply: r.OwnTemplateRefused, book: Phrasebook, _: Language) -> list[str]:
-    return [book.phrase("own.refused.title"), _sentence(*book.reason(reply.reason))]
+    reason = "no_face_in_template" if reply.reason == "no_face" else reply.reason
+    return [book.phrase("own.refused.title"), _sentence(*book.reason(reason))]
 
 
 def _portraits(reply: r.PortraitsReady, book: Phrasebook, language: Language) -> list[str]:
@@ -201,7 +203,7 @@ def _queue(reply: r.QueueStatus, book: Phrasebook, _: Language) -> list[str]:
             line = book.phrase("queue.running", what=what, percent=round(job.fraction * 100))
         else:
             line = book.phrase("queue.waiting", what=what, place=job.place.position if job.place else 1)
-        lines.append(f"{line}  {book.phrase('working.eta', time=book.duration(eta))}" if eta else line)
+        lines.append(f"{line} {book.phrase('working.eta', time=book.duration(eta))}" if eta else line)
     if reply.waiting > len(reply.jobs):
         lines.append(book.phrase("queue.all", n=reply.waiting))
     if reply.jobs and not reply.workers:
@@ -244,13 +246,18 @@ def _models(reply: r.Models, book: Phrasebook, _: Language) -> list[str]:
 
 
 def _privacy(reply: r.Privacy, book: Phrasebook, _: Language) -> list[str]:
-    stored = book.phrase("privacy.stored", photos=reply.photos, subjects=len(reply.subjects), portraits=reply.portraits)
+    stored = book.phrase("privacy.stored", counts=_owned(reply.photos, len(reply.subjects), reply.portraits, book))
     rest = ("privacy.use", "privacy.kept", "privacy.erase")
     return [book.phrase("privacy.title"), stored, *(book.phrase(key) for key in rest), book.phrase("help.made")]
 
 
+def _owned(photos: int, subjects: int, portraits: int, book: Phrasebook) -> str:
+    counts = {"photos": photos, "subjects": subjects, "portraits": portraits}
+    return book.separator.join(book.count(what, n) for what, n in counts.items())
+
+
 def _confirm_forget(reply: r.ConfirmForget, book: Phrasebook, _: Language) -> list[str]:
-    what = book.phrase("forget.what", photos=reply.photos, subjects=reply.subjects, portraits=reply.portraits)
+    what = book.phrase("forget.what", counts=_owned(reply.photos, reply.subjects, reply.portraits, book))
     return [book.phrase("forget.title"), what]
 
 
