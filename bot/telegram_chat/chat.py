@@ -18,7 +18,7 @@ from bot.callback import pack
 from bot.chat import ChatError
 from bot.core import App
 from bot.domain import Address, Language, MessageRef
-from bot.replies import Reply
+from bot.replies import CollectingPhotos, Reply
 from bot.telegram_chat.pace import Pace
 from bot.telegram_chat.render import Album, File, Message, Picture, Renderer, Text
 from gpu_worker.contract.blobs import BlobNotFound
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 PLATFORM = "telegram"
 MAX_WAIT_S = 10.0  # a shorter 429 is waited for here; a longer one is the caller's to plan
-MAX_SHOWN = 2000  # messages whose picture is remembered, to edit only the words while it stays the same
+MAX_SHOWN = 2000  # messages and chats of which something is remembered; forgetting costs a nicety, no more
 
 
 class TelegramChat:
@@ -37,6 +37,7 @@ class TelegramChat:
     def __init__(self, bot: telegram.Bot, app: App, secret: bytes) -> None:
         self._bot, self._app, self._secret = bot, app, secret
         self._pace = Pace()
+        self._newest: OrderedDict[str, int] = OrderedDict()  # chat -> the person's last message
         self._shown: OrderedDict[tuple[str, str], str] = OrderedDict()  # (chat, message) -> key of its picture
 
     async def send(self, to: Address, reply: Reply, language: Language) -> list[MessageRef]:
@@ -45,9 +46,18 @@ class TelegramChat:
             refs += await self._send(to, message)
         return refs
 
+    def heard(self, chat: str, message_id: int) -> None:
+        """A person's message stands in the chat now, below everything of ours so far."""
+        self._newest[chat] = message_id
+        self._newest.move_to_end(chat)
+        while len(self._newest) > MAX_SHOWN:
+            self._newest.popitem(last=False)
+
     async def update(self, ref: MessageRef, reply: Reply, language: Language) -> MessageRef:
         messages = self._renderer(ref.address, language).messages(reply)
-        if len(messages) == 1:
+        # An album fills a phone's screen: an answer that is edited above it would not be seen.
+        is_out_of_sight = self._newest.get(ref.address.chat, 0) > int(ref.message_id)
+        if len(messages) == 1 and not (is_out_of_sight and isinstance(reply, CollectingPhotos)):
             edited = await self._edit(ref, messages[0])
             if edited is not None:
                 return edited

@@ -105,6 +105,8 @@ class Handlers:
     async def _tell(self, update: Update, said: Said) -> None:
         if update.effective_user is None or update.effective_user.is_bot:
             return  # channels and other bots are nobody's selfies
+        if update.effective_message:
+            self.chat.heard(_address(update).chat, update.effective_message.message_id)
         await self.app.handle(self._incoming(update, said))
 
     def _incoming(

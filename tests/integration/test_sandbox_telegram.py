@@ -19,7 +19,7 @@ from bot import replies as r
 from bot.chat import Chat, ChatError
 from bot.conversation import Asked, PictureNotTaken, Pressed, SentPicture, Typed
 from bot.core import Incoming
-from bot.domain import Address, JobStatus, JobView, PortraitView, Template
+from bot.domain import Address, JobStatus, JobView, PhotoVerdict, PortraitView, Template
 from bot.replies import Reply
 from bot.sandbox.person import Person, buttons, words
 from bot.sandbox.server import Sandbox
@@ -237,6 +237,21 @@ async def test_work_is_one_message_that_changes(app: Listener, alice: Person, sa
     await sandbox.world.delete_message(1001, int(ref.message_id))
     new = await app.port.update(ref, at(1.0), "en")
     assert new.message_id != ref.message_id
+
+
+async def test_the_state_of_a_collection_follows_the_photos_down_the_chat(app: Listener, alice: Person) -> None:
+    def state(count: int) -> r.CollectingPhotos:
+        photos = tuple(PhotoVerdict(f"photo{n}", n) for n in range(1, count + 1))
+        return r.CollectingPhotos("session1", photos, 5, 20, is_checking=True, can_start=False)
+
+    (first,) = await app.port.send(ME, state(0), "en")
+    await alice.send_photos([("1.jpg", jpeg())])
+    await app.until(1)
+    second = await app.port.update(first, state(1), "en")
+    assert int(second.message_id) > int(first.message_id)
+    third = await app.port.update(second, state(2), "en")
+    assert third == second
+    await alice.wait(lambda e: e["kind"] == "delete" and e["message_id"] == int(first.message_id), WAIT_S)
 
 
 async def test_a_template_is_uploaded_once(app: Listener, alice: Person, sandbox: Sandbox) -> None:
