@@ -157,6 +157,12 @@ class Collections:
         query = select(t.Photo.id).where(t.Photo.user_id == user_id, t.Photo.is_stored)
         return list(await self._session.scalars(query))
 
+    async def delete_trained_before(self, moment: datetime) -> None:
+        """The verdicts on photos that were used long ago."""
+        await self._session.execute(
+            delete(t.Session).where(t.Session.state == "trained", t.Session.touched_at < moment)
+        )
+
     async def idle_since(self, moment: datetime) -> list[str]:
         """Collections that nobody has touched or trained since."""
         query = select(t.Session.id).where(t.Session.state == "collecting", t.Session.touched_at < moment)

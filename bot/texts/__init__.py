@@ -5,19 +5,35 @@ from __future__ import annotations
 from typing import get_args
 
 from bot.choices import Button
-from bot.domain import Language
+from bot.domain import Language, Platform
 from bot.replies import Reply
 from bot.texts.phrasebook import phrasebook
 from bot.texts.sentences import Words, in_words
 
-__all__ = ["Words", "alert", "category", "commands", "label", "own_template_title", "say", "stage", "subject_name"]
+__all__ = [
+    "Words",
+    "alert",
+    "category",
+    "commands",
+    "dialog",
+    "label",
+    "own_template_title",
+    "say",
+    "stage",
+    "subject_name",
+]
 
 _PAGING = {"<": "‹", ">": "›"}
 
 
-def say(reply: Reply, language: Language) -> Words:
+def say(reply: Reply, language: Language, platform: Platform = "telegram") -> Words:
     """A reply in words. Progress bars, pictures and paging are the platform's to add."""
-    return in_words(reply, phrasebook(language), language)
+    return in_words(reply, phrasebook(language, platform), language)
+
+
+def dialog(key: str, language: Language, n: int = 0) -> str:
+    """Titles and labels of Discord's dialogs (at most 45 characters), and descriptions of options (at most 100)."""
+    return phrasebook(language).dialogs[key].format(n=n)
 
 
 def label(button: Button, language: Language) -> str:

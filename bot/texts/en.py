@@ -260,6 +260,39 @@ LABELS: dict[str, str] = {
     "forget_yes": "Yes, delete everything",
     "forget_no": "No, keep it",
     "help": "Help",
+    "add_photos": "Add photos",
+    "add_template": "Choose the picture",
+}
+
+# What is said otherwise on Discord, where files come unchanged, through options of a command or a dialog.
+DISCORD: dict[str, str] = {
+    "welcome.new": "Give me 5 to 20 selfies once. I learn your face, and then put you into any picture of my gallery.",
+    "help.photos": "Good photos: only you, face clearly visible, different days, angles and light. No sunglasses.",
+    "collect.empty.how": "Only you in the picture, face clearly visible, different angles and light. Press “Add photos”, "
+    "or give them to /train.",
+    "no_collection.how": "To train a model of your face: /train. To put your face into this picture: /portrait with the "
+    "picture.",
+    "own.ask.title": "Which picture?",
+    "own.ask.how": "One that shows a face clearly; yours goes in its place. Only you will see this template. /cancel to "
+    "leave it.",
+    "working.leave": "You can go on with other things; I will write when it is done.",
+}
+
+# Discord's dialogs and the options of its commands.
+DIALOGS: dict[str, str] = {
+    "photos_title": "Photos of you",
+    "photos_first": "5 to 10 photos, only you in them",
+    "photos_more": "Up to 10 photos, only you in them",
+    "photos_second": "Up to 10 more",
+    "photos_agree": "I agree",
+    "photos_agree_more": "I am 18 or older, the photos are of me, and I want you to do this with them.",
+    "template_title": "A template of your own",
+    "template_picture": "A picture that shows a face clearly",
+    "option_agree": "I am 18 or older, the photos are of me, and I agree to /privacy",
+    "option_photo": "Photo {n}: only you in it",
+    "option_template": "Which template; without it, the gallery",
+    "option_picture": "A picture of your own to put your face into",
+    "too_big_to_show": "A picture here is larger than Discord takes from me (10 MB), so it is missing.",
 }
 
 COUNTED: dict[str, str] = {

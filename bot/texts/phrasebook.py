@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bot.domain import Language
+from bot.domain import Language, Platform
 from bot.texts import en, zh
 
 
@@ -23,6 +23,7 @@ class Phrasebook:
     counted: dict[str, str]
     names: dict[str, str]
     separator: str
+    dialogs: dict[str, str]
 
     def phrase(self, key: str, **values: Any) -> str:
         """With `n`, the form for one or for many is chosen."""
@@ -55,9 +56,9 @@ def _form(forms: str, n: int | None) -> str:
     return many if bar and n != 1 else one
 
 
-def _book(module: Any) -> Phrasebook:
+def _book(module: Any, **otherwise: str) -> Phrasebook:
     return Phrasebook(
-        module.PHRASES,
+        module.PHRASES | otherwise,
         module.COMMANDS,
         module.REASONS,
         module.STAGES,
@@ -66,11 +67,13 @@ def _book(module: Any) -> Phrasebook:
         module.COUNTED,
         module.NAMES,
         module.LIST_SEPARATOR,
+        module.DIALOGS,
     )
 
 
 _BOOKS: dict[Language, Phrasebook] = {"en": _book(en), "zh": _book(zh)}
+_DISCORD_BOOKS: dict[Language, Phrasebook] = {"en": _book(en, **en.DISCORD), "zh": _book(zh, **zh.DISCORD)}
 
 
-def phrasebook(language: Language) -> Phrasebook:
-    return _BOOKS[language]
+def phrasebook(language: Language, platform: Platform = "telegram") -> Phrasebook:
+    return (_DISCORD_BOOKS if platform == "discord" else _BOOKS)[language]

@@ -25,7 +25,7 @@ class Words:
 
 def in_words(reply: Reply, book: Phrasebook, language: Language) -> Words:
     title, *lines = SENTENCES[type(reply)](reply, book, language)
-    return Words(title, tuple(line for line in lines if line))
+    return Words(title, tuple(line.strip() for line in lines if line))
 
 
 def _fixed(*keys: str) -> Callable[[Any, Phrasebook, Language], list[str]]:

@@ -239,6 +239,34 @@ LABELS: dict[str, str] = {
     "forget_yes": "是的，删除一切",
     "forget_no": "不，保留",
     "help": "帮助",
+    "add_photos": "添加照片",
+    "add_template": "选择图片",
+}
+
+DISCORD: dict[str, str] = {
+    "welcome.new": "只需给我 5–20 张自拍。我学会你的样子后，就能把你放进图库里的任何一张照片。",
+    "help.photos": "好照片的样子：只有你一个人，脸部清晰，不同日子、角度和光线，不戴墨镜。",
+    "collect.empty.how": "画面里只有你，脸部清晰，角度和光线各不相同。点“添加照片”，或在 /train 里附上。",
+    "no_collection.how": "想训练你的人脸模型：/train。想把你的脸放进这张图：用 /portrait 附上图片。",
+    "own.ask.title": "用哪张图片？",
+    "own.ask.how": "图里要有一张清晰的脸，你的脸会替换它。只有你能看到这个模板。/cancel 放弃。",
+    "working.leave": "可以先去忙别的，完成后我会通知你。",
+}
+
+DIALOGS: dict[str, str] = {
+    "photos_title": "你的照片",
+    "photos_first": "5–10 张照片，画面里只有你",
+    "photos_more": "最多 10 张照片，画面里只有你",
+    "photos_second": "最多再加 10 张",
+    "photos_agree": "我同意",
+    "photos_agree_more": "我已年满 18 岁，照片中的人是我本人，我希望你这样处理这些照片。",
+    "template_title": "你自己的模板",
+    "template_picture": "一张有清晰人脸的图片",
+    "option_agree": "我已年满 18 岁，照片是我本人，并同意 /privacy",
+    "option_photo": "第 {n} 张照片：画面里只有你",
+    "option_template": "用哪个模板；不填则打开图库",
+    "option_picture": "放入你的脸的自备图片",
+    "too_big_to_show": "这里有一张图片超过 Discord 允许我发送的大小（10 MB），所以没有显示。",
 }
 
 COUNTED: dict[str, str] = {

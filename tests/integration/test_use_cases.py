@@ -439,8 +439,7 @@ async def test_old_things_expire(bench: BotBench) -> None:
     await bench.bot.retention.expire()
     assert not [key for key in await bench.parts.blobs.keys("users") if key.endswith((".jpg", ".safetensors"))]
     left = await rows(bench)
-    assert not left.keys() & {"portraits", "subjects"}
-    assert left.get("photos", 0) == 6, "Anna's verdicts; Ben's photos are gone"
+    assert left.keys() <= {"users", "identities", "consents", "messages", "kept_files", "inbox"}
 
 
 async def test_what_breaks_inside_is_apologised_for(bench: BotBench, monkeypatch: pytest.MonkeyPatch) -> None:
