@@ -8,6 +8,7 @@ In memory and on disk a LoRA is one flat mapping in the layout that web UIs know
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -184,7 +185,7 @@ def save_kohya(path: Path, lora: State, metadata: Mapping[str, str], dtype: torc
         **metadata,
     }
     described["sshs_model_hash"] = hashlib.sha256(save(tensors)).hexdigest()
-    write_whole(path, save(tensors, described))
+    write_whole(path, _repeatable(save(tensors, described)))
 
 
 def load_kohya(path: Path) -> State:
@@ -247,6 +248,16 @@ def _kohya_key(key: str) -> str:
                 inner = path.removeprefix("text_encoder.").removeprefix("text_model.")
                 return TEXT + inner.replace(".", "_") + ours
     return key
+
+
+def _repeatable(file: bytes) -> bytes:
+    """A safetensors file with its metadata in order (the library shuffles it): one LoRA, one sequence of bytes."""
+    end = 8 + int.from_bytes(file[:8], "little")
+    header = json.loads(file[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the tensors shall lie on multiples of eight
+    return len(text).to_bytes(8, "little") + text + file[end:]
 
 
 def _alpha(lora: Mapping[str, Tensor], name: str) -> float:

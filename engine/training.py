@@ -33,9 +33,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """What a training did. `held_out` are file names, `merged_weights` shares by step; likenesses are those of renders to
-    the held-out photos (None when no render showed a face), `real_likeness` that of the training photos to them: what
-    a perfect portrait could reach."""
+    """What a training did.
+
+    `held_out` are file names, `merged_weights` shares by step; likenesses are those of renders to the held-out photos
+    (None when no render showed a face), `real_likeness` that of the training photos to them: the highest to hope for.
+    """
 
     usable: int
     held_out: tuple[str, ...]

@@ -120,6 +120,9 @@ def test_merging_one_with_weight_one_gives_it_back(random_diffusion: Diffusion) 
 def test_a_saved_lora_is_what_web_uis_know(random_diffusion: Diffusion, tmp_path: Path) -> None:
     path, state = tmp_path / "lora.safetensors", trained(random_diffusion, 1)
     lora.save_kohya(path, state, {"trigger": "easyphoto"})
+    first = path.read_bytes()
+    lora.save_kohya(path, state, {"trigger": "easyphoto"})
+    assert path.read_bytes() == first
     loaded = lora.load_kohya(path)
     assert loaded.keys() == state.keys()
     assert all(torch.allclose(loaded[k], state[k], atol=1e-3) for k in state)
