@@ -82,7 +82,19 @@ class MiniProfile:
 
     def __init__(self, device: str = "auto") -> None:
         self._device = device
-        self.training = TrainingConfig(resolution=128)
+        self.training = TrainingConfig(
+            resolution=128,
+            rank=32,
+            alpha=32,
+            batch=4,
+            accumulation=1,
+            learning_rate=1e-3,  # a small model, and a hundredth of the reference's image passes
+            steps_per_photo=40,
+            max_steps=240,
+            validation_steps=50,
+            validation_denoise_steps=14,
+            validation_guidance=4.0,
+        )
         # Landmark fusion keeps the template's light by itself: mixing it with the template would show two faces.
         self.portrait = PortraitConfig(fusion_before_ratio=1.0)
 
