@@ -268,13 +268,13 @@ LABELS: dict[str, str] = {
 DISCORD: dict[str, str] = {
     "welcome.new": "Give me 5 to 20 selfies once. I learn your face, and then put you into any picture of my gallery.",
     "help.photos": "Good photos: only you, face clearly visible, different days, angles and light. No sunglasses.",
-    "collect.empty.how": "Only you in the picture, face clearly visible, different angles and light. Press “Add photos”, "
-    "or give them to /train.",
-    "no_collection.how": "To train a model of your face: /train. To put your face into this picture: /portrait with the "
-    "picture.",
+    "collect.empty.how": "Only you in the picture, face clearly visible, different angles and light. Press “Add "
+    "photos”, or give them to /train.",
+    "no_collection.how": "To train a model of your face: /train. To put your face into this picture: /portrait with "
+    "the picture.",
     "own.ask.title": "Which picture?",
-    "own.ask.how": "One that shows a face clearly; yours goes in its place. Only you will see this template. /cancel to "
-    "leave it.",
+    "own.ask.how": "One that shows a face clearly; yours goes in its place. Only you will see this template. /cancel "
+    "to leave it.",
     "working.leave": "You can go on with other things; I will write when it is done.",
 }
 

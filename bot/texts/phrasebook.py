@@ -56,7 +56,7 @@ def _form(forms: str, n: int | None) -> str:
     return many if bar and n != 1 else one
 
 
-def _book(module: Any, **otherwise: str) -> Phrasebook:
+def _book(module: Any, otherwise: dict[str, str]) -> Phrasebook:
     return Phrasebook(
         module.PHRASES | otherwise,
         module.COMMANDS,
@@ -71,8 +71,8 @@ def _book(module: Any, **otherwise: str) -> Phrasebook:
     )
 
 
-_BOOKS: dict[Language, Phrasebook] = {"en": _book(en), "zh": _book(zh)}
-_DISCORD_BOOKS: dict[Language, Phrasebook] = {"en": _book(en, **en.DISCORD), "zh": _book(zh, **zh.DISCORD)}
+_BOOKS: dict[Language, Phrasebook] = {"en": _book(en, {}), "zh": _book(zh, {})}
+_DISCORD_BOOKS: dict[Language, Phrasebook] = {"en": _book(en, en.DISCORD), "zh": _book(zh, zh.DISCORD)}
 
 
 def phrasebook(language: Language, platform: Platform = "telegram") -> Phrasebook:
