@@ -25,6 +25,9 @@ class Settings(BaseSettings):
     discord_token: SecretStr | None = Field(
         None, description="Token from the Discord developer portal. Empty: Discord is off."
     )
+    discord_api_url: str = Field(
+        "https://discord.com/api", description="Server of the Discord API: the official one, or a proxy before it."
+    )
     data_dir: Path = Field(Path("data"), description="Folder for what has no address of its own.")
     database_url: SecretStr | None = Field(
         None, description="SQLAlchemy URL of the database (SQLite or PostgreSQL). Empty: SQLite in the data folder."
