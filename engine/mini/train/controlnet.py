@@ -14,33 +14,49 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, ControlNetModel
-from torch import Tensor
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from engine.mini.architecture import CONTROLS, new_controlnet
 from engine.mini.train.augment import Portraits
 from engine.mini.train.pool import Pool, Writer, encode_chips, filled
-from engine.mini.train.unet import Averages, Model, new_model
+from engine.mini.train.unet import Averages, Masters, Model, new_model
 
 log = logging.getLogger(__name__)
 RATE = 8e-4
 
 
-def residuals(nets: dict[str, ControlNetModel], rows: Pool, noisy: Tensor, t: Tensor, states: Tensor, rng: torch.Generator):  # noqa: PLR0913, ANN201
-    """Down and mid residuals for a batch in four parts; see the module."""
-    part = len(noisy) // 4
-    total: list[Tensor] | None = None
-    for number, name in enumerate(CONTROLS):
-        index = torch.cat([torch.arange(number * part, (number + 1) * part), torch.arange(3 * part, 4 * part)]).to(noisy.device)
-        picture = rows.controls[name][index].float() / 255
-        down, mid = nets[name](noisy[index], t[index], states[index], picture, return_dict=False)
-        weight = torch.ones(2 * part, 1, 1, 1, device=noisy.device)
-        weight[part:] = torch.rand(part, 1, 1, 1, device=noisy.device, generator=rng) * 0.9 + 0.1
-        if total is None:
-            total = [torch.zeros(len(noisy), *r.shape[1:], device=noisy.device, dtype=torch.float32) for r in (*down, mid)]
-        total = [s.index_add(0, index, (r * weight).float()) for s, r in zip(total, (*down, mid), strict=True)]
-    return total[:-1], total[-1]
+class Controlled(nn.Module):
+    """The UNet under three ControlNets, for batches in four parts (see the module), as one function of tensors."""
+
+    def __init__(self, unet: UNet2DConditionModel, nets: dict[str, ControlNetModel], batch: int) -> None:
+        super().__init__()
+        self.unet = unet
+        self.nets = nn.ModuleDict(nets)
+        rows = torch.arange(batch).view(4, -1)
+        self.register_buffer("index", torch.stack([torch.cat([rows[i], rows[3]]) for i in range(3)]).to(unet.device))
+
+    def forward(self, noisy: Tensor, t: Tensor, states: Tensor, pictures: Tensor, weights: Tensor) -> Tensor:
+        """`pictures` (3, batch/2, 3, 128, 128) and `weights` (3, batch/2) belong to the rows `index` of each net."""
+        total: list[Tensor] = []
+        for i, picture, weight, net in zip(self.index, pictures, weights, self.nets.values(), strict=True):
+            down, mid = net(noisy[i], t[i], states[i], picture, return_dict=False)
+            own = [r * weight.view(-1, 1, 1, 1) for r in (*down, mid)]
+            own = [r.new_zeros(len(noisy), *r.shape[1:]).index_add(0, i, r) for r in own]
+            total = [a + b for a, b in zip(total, own, strict=True)] if total else own
+        return self.unet(
+            noisy, t, states, down_block_additional_residuals=total[:-1], mid_block_additional_residual=total[-1],
+            return_dict=False,
+        )[0]  # fmt: skip
+
+    def inputs(self, rows: Pool, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The pictures and weights of a batch: alone each net counts fully, together by 0.1 to 1."""
+        pictures = torch.stack([rows.controls[n][i] for n, i in zip(self.nets, self.index, strict=True)])
+        dtype = self.unet.dtype
+        weights = torch.rand(self.index.shape, device=self.index.device, generator=rng) * 0.9 + 0.1
+        weights[:, : weights.shape[1] // 2] = 1
+        return pictures.to(dtype) / 255, weights.to(dtype)
 
 
 def train_controlnets(model: Model, nets: dict[str, ControlNetModel], make: "callable", seconds: float, batch: int, pool_size: int, empty: Tensor) -> None:  # type: ignore[valid-type]  # noqa: E501, PLR0913
@@ -49,8 +65,13 @@ def train_controlnets(model: Model, nets: dict[str, ControlNetModel], make: "cal
     rng = torch.Generator(device).manual_seed(19)
     start = time.time()
     pool, place = filled(pool_size, make), 0
-    parameters = [p for n in nets.values() for p in n.parameters()]
-    averages = Averages(list(nets.values()))
+    core = Controlled(model.unet, nets, batch)
+    masters = Masters(core.nets)
+    if device.type == "cuda":
+        core.to(torch.bfloat16)
+    dtype = model.unet.dtype
+    parameters = masters.full
+    averages = Averages(parameters)
     optimizer = torch.optim.AdamW(parameters, RATE, betas=(0.9, 0.99), weight_decay=0.0, fused=device.type == "cuda")
     step, recent = 0, []
     while (past := (time.time() - start) / seconds) < 1:
@@ -64,26 +85,27 @@ def train_controlnets(model: Model, nets: dict[str, ControlNetModel], make: "cal
         latents = rows.latents.float()
         noise = torch.randn(latents.shape, device=device, generator=rng)
         t = torch.randint(1000, (batch,), device=device, generator=rng)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            with torch.no_grad():
-                states = model.contexts(rows, rng)
-            noisy = model.noised(latents, noise, t)
-            down, mid = residuals(nets, rows, noisy, t, states, rng)
-            predicted = model.unet(
-                noisy, t, states, down_block_additional_residuals=down, mid_block_additional_residual=mid
-            ).sample
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            states = model.contexts(rows, rng)
+        asked = (model.noised(latents, noise, t).to(dtype), t, states.to(dtype), *core.inputs(rows, rng))
+        if step == 0:
+            run = torch.cuda.make_graphed_callables(core, asked) if device.type == "cuda" else core
+        predicted = run(*asked)
         loss = model.loss(predicted, noise, t, rows.weight)
-        optimizer.zero_grad()
+        optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        masters.take_gradients()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
         optimizer.step()
+        masters.put_back()
         averages.update(max(0.004, 1 / (step + 10)))
         if step % 50 == 0:
             recent.append(loss.item())
             log.info("controlnet step %d loss %.4f %.0f s", step, sum(recent[-4:]) / len(recent[-4:]), time.time() - start)
         step += 1
     log.info("controlnet done: %d steps of %d, loss %.4f", step, batch, sum(recent[-5:]) / len(recent[-5:]))
-    averages.swap()
+    core.nets.to(torch.float32)
+    averages.put_into(masters.light)
 
 
 def main() -> None:

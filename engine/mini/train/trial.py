@@ -146,6 +146,7 @@ def paintings(painter: Painter, bases: np.ndarray) -> dict[str, np.ndarray]:
     return {
         "noise": painter.paint(TRIGGER, 12, 2.0),
         "s65": painter.paint(TRIGGER, len(bases), 2.0, init, 0.65),
+        "s65g4": painter.paint(TRIGGER, len(bases), 4.0, init, 0.65),
         "s45": painter.paint(TRIGGER, len(bases), 2.0, init, 0.45),
     }
 

@@ -1,6 +1,10 @@
 """Trains the VAE (128x128 RGB <-> 4x32x32).
 
     python -m engine.mini.train.vae chips.npz OUT --seconds 220
+    python -m engine.mini.train.vae chips.npz OUT --seconds 200 --decoder-only
+
+The second form goes on with OUT/vae and trains only its decoder (with the discriminator from the start), into
+OUT/vae_decoder: latents, and all that was trained on them, stay valid.
 
 Loss: absolute difference and its gradients at two scales, weighed up on eyes, nose and mouth; features of the network
 "loss" (features.py); a patch discriminator in the second half (hinge); a little KL. OUT/vae is a diffusers folder with
@@ -69,13 +73,15 @@ def reconstruction_loss(vae: AutoencoderKL, drawn: Drawn, features: FaceFeatures
     return plain_error + 0.25 * perceptual + 1e-3 * kl, y, plain_error
 
 
-def train_vae(portraits: Portraits, features: FaceFeatures, vae: AutoencoderKL, seconds: float, batch: int) -> AutoencoderKL:
-    """Returns the moving average of the weights (decay 0.995 a step)."""
+def train_vae(
+    portraits: Portraits, features: FaceFeatures, vae: AutoencoderKL, seconds: float, batch: int, gan_from: float
+) -> AutoencoderKL:
+    """Returns the moving average of the weights; the discriminator joins after the share `gan_from` of the time."""
     device = portraits.chips.device
     rng = torch.Generator(device).manual_seed(5)
     judge = Patches().to(device)
     average = {k: v.detach().clone() for k, v in vae.state_dict().items()}
-    painter = torch.optim.AdamW(vae.parameters(), RATE, betas=(0.9, 0.99), weight_decay=0.0)
+    painter = torch.optim.AdamW([p for p in vae.parameters() if p.requires_grad], RATE, betas=(0.9, 0.99), weight_decay=0.0)
     critic = torch.optim.AdamW(judge.parameters(), 2e-4, betas=(0.5, 0.9))
     start, step = time.time(), 0
     while (past := (time.time() - start) / seconds) < 1:
@@ -84,7 +90,7 @@ def train_vae(portraits: Portraits, features: FaceFeatures, vae: AutoencoderKL, 
         with torch.no_grad():
             drawn = draw(portraits, batch, rng, clean=0.5)
         loss, y, error = reconstruction_loss(vae, drawn, features)
-        is_late = past > GAN_FROM
+        is_late = past > gan_from
         if is_late:
             judge.requires_grad_(False)
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
@@ -136,6 +142,7 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--seconds", type=float, default=220)
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--decoder-only", action="store_true")
     parser.add_argument("--device", default="cuda")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -143,12 +150,20 @@ def main() -> None:
     torch.backends.cudnn.benchmark = True
     portraits = Portraits.load(args.chips, args.device)
     features = load_features(args.output, "loss", args.device)
-    vae = train_vae(portraits, features, new_vae().to(args.device), args.seconds, args.batch).eval()
-    set_scale(vae, portraits)
-    held_out = Portraits.load(args.chips, args.device, held_out=True)
-    measures = measure_vae(vae, held_out, load_features(args.output, "judge", args.device))
-    log.info("vae held out %s scale %.4f", measures, vae.config.scaling_factor)
-    vae.save_pretrained(args.output / "vae")
+    if args.decoder_only:
+        vae = AutoencoderKL.from_pretrained(args.output / "vae")
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
+        train_vae(portraits, features, vae.to(args.device).train(), args.seconds, args.batch, gan_from=0.02).eval()
+    else:
+        vae = new_vae().to(args.device)
+        train_vae(portraits, features, vae, args.seconds, args.batch, gan_from=GAN_FROM).eval()
+        set_scale(vae, portraits)
+    if (args.output / "features_judge.pt").exists():
+        held_out = Portraits.load(args.chips, args.device, held_out=True)
+        measures = measure_vae(vae, held_out, load_features(args.output, "judge", args.device))
+        log.info("vae held out %s scale %.4f", measures, vae.config.scaling_factor)
+    vae.save_pretrained(args.output / ("vae_decoder" if args.decoder_only else "vae"))
 
 
 if __name__ == "__main__":
