@@ -1,0 +1,85 @@
+"""Dialogs with file uploads: photos of a subject (10 + 10), and a template of one's own.
+
+A dialog is sent and then known by its custom ids alone, so one that was open while the bot restarted still works.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import discord
+from discord import ui
+
+from bot import texts
+from bot.conversation import CONSENT_VERSION
+from bot.domain import MIN_PHOTOS, Language
+from bot.replies import AskConsent
+
+PHOTOS, TEMPLATE = "photos", "template"
+FIRST, SECOND, AGREE = "first", "second", "agree"
+PER_UPLOAD = 10  # Discord's most for one upload
+
+AnyInteraction = discord.Interaction[Any]
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What came back. `agrees`: the statement of the consent was ticked."""
+
+    dialog: str
+    agrees: bool
+    attachments: tuple[discord.Attachment, ...]
+
+
+def photos_dialog(language: Language, *, asks_consent: bool) -> ui.Modal:
+    """Up to twenty photos at once; where they may be the first, with the consent that has to come before."""
+    dialog = ui.Modal(title=texts.dialog("photos_title", language), custom_id=PHOTOS, timeout=None)
+    if asks_consent:
+        dialog.add_item(ui.TextDisplay(discord.utils.escape_markdown(_consent(language))))
+    least, label = (MIN_PHOTOS, "photos_first") if asks_consent else (1, "photos_more")
+    first: ui.FileUpload[Any] = ui.FileUpload(custom_id=FIRST, min_values=least, max_values=PER_UPLOAD)
+    second: ui.FileUpload[Any] = ui.FileUpload(custom_id=SECOND, min_values=0, max_values=PER_UPLOAD, required=False)
+    dialog.add_item(ui.Label(text=texts.dialog(label, language), component=first))
+    dialog.add_item(ui.Label(text=texts.dialog("photos_second", language), component=second))
+    if asks_consent:
+        # A group of one box, because a box alone cannot be required.
+        statement = discord.CheckboxGroupOption(
+            label=texts.dialog("photos_agree_more", language), value=CONSENT_VERSION
+        )
+        box: ui.CheckboxGroup[Any] = ui.CheckboxGroup(custom_id=AGREE, options=[statement], min_values=1, max_values=1)
+        dialog.add_item(ui.Label(text=texts.dialog("photos_agree", language), component=box))
+    return dialog
+
+
+def template_dialog(language: Language) -> ui.Modal:
+    """One picture that becomes a template of the person's own."""
+    dialog = ui.Modal(title=texts.dialog("template_title", language), custom_id=TEMPLATE, timeout=None)
+    picture: ui.FileUpload[Any] = ui.FileUpload(custom_id=FIRST, min_values=1, max_values=1)
+    dialog.add_item(ui.Label(text=texts.dialog("template_picture", language), component=picture))
+    return dialog
+
+
+async def open_dialog(interaction: AnyInteraction, dialog: ui.Modal) -> None:
+    dialog.stop()  # the library would keep it in memory until it comes back, which it may never do
+    await interaction.response.send_modal(dialog)
+
+
+def submitted(interaction: AnyInteraction) -> Submitted:
+    """Reads the answer to a dialog, of this process or of an earlier one."""
+    data: dict[str, Any] = dict(interaction.data or {})
+    fields = [label.get("component") or {} for label in data.get("components", ())]
+    values: dict[str, list[str]] = {field.get("custom_id", ""): field.get("values") or [] for field in fields}
+    files = data.get("resolved", {}).get("attachments", {})
+    ids = [one for upload in (FIRST, SECOND) for one in values.get(upload, ()) if one in files]
+    return Submitted(
+        str(data.get("custom_id", "")),
+        bool(values.get(AGREE)),
+        # The library makes attachments of dialogs only for dialogs that it has in memory.
+        tuple(discord.Attachment(data=files[one], state=interaction._state) for one in ids),
+    )
+
+
+def _consent(language: Language) -> str:
+    words = texts.say(AskConsent(CONSENT_VERSION), language, "discord")
+    return "\n".join(words.lines[:-1])  # the last line is what the box says
