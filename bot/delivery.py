@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -244,8 +244,8 @@ class Delivery:
 class Painter:
     """Edits progress messages at a polite rate: per chat, and only when something changed."""
 
-    def __init__(self, parts: Parts, delivery: Delivery) -> None:
-        self._parts, self._delivery = parts, delivery
+    def __init__(self, parts: Parts, delivery: Delivery, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._parts, self._delivery, self._now_s = parts, delivery, now_s
         self._due: dict[str, Address] = {}
         self._last_s: dict[tuple[str, str], float] = {}
 
@@ -255,7 +255,7 @@ class Painter:
 
     async def paint(self) -> None:
         """One edit in every chat whose turn it is."""
-        now = time.monotonic()
+        now = self._now_s()
         for job_id, address in list(self._due.items()):
             chat = (address.platform, address.chat)
             if now - self._last_s.get(chat, -1e9) < self._parts.settings.progress_every_s:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from bot import replies as r
+from bot.delivery import Painter
 from bot.domain import JobStatus, StoredJob
 from bot.job_events import record_job_event
 from bot.outbox import relay
@@ -181,17 +182,18 @@ async def test_a_refused_training_names_the_photos(bench: BotBench) -> None:
     assert len(bench.chat.last(r.CollectingPhotos).photos) == 6, "the photos are still there"
 
 
-async def test_progress_is_shown_at_a_polite_rate(bench: BotBench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_progress_is_shown_at_a_polite_rate(bench: BotBench) -> None:
     job = await a_portrait_job(bench)
     await bench.worker.report(e.Started(**event(job, 1, 1)))
     await read_all(bench.bot.events)
     now = 1000.0
-    monkeypatch.setattr("bot.delivery.time.monotonic", lambda: now)
+    painter = Painter(bench.parts, bench.bot.delivery, lambda: now)
     before = len(bench.chat.said)
     for seq in range(2, 42):  # 20 s of events, twice a second
         await bench.worker.report(progress(job, 1, seq, seq / 50))
         await read_all(bench.bot.events)
-        await bench.bot.painter.paint()
+        painter.note(await stored(bench, job))
+        await painter.paint()
         now += 0.5
     edits = bench.chat.said[before:]
     assert 5 <= len(edits) <= 7
