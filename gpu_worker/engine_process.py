@@ -143,18 +143,13 @@ class EngineProcess:
         ours, theirs = socket.socketpair()
         self._from_engine, self._to_engine = await asyncio.open_connection(sock=ours, limit=LONGEST_LINE)
         with theirs:
-            environment = {
-                name: value
-                for name, value in os.environ.items()
-                if name.startswith(_LEFT_TO_ENGINE) or not name.startswith(_KEPT_FROM_ENGINE)
-            }
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "gpu_worker.engine_child"),
                 *(str(theirs.fileno()), str(os.getpid()), self._options.model_dump_json()),
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=sys.stderr.fileno(),  # libraries print
-                env=environment,
+                env=_environment(),
             )
         logger.info("engine process %d started (%s)", self._process.pid, self._options.loader)
 
@@ -182,3 +177,14 @@ class EngineProcess:
             code = None
         await self.kill()
         return code
+
+
+def _environment() -> dict[str, str]:
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(_LEFT_TO_ENGINE) or not name.startswith(_KEPT_FROM_ENGINE)
+    }
+    if not sys.stderr.isatty():
+        environment["TQDM_DISABLE"] = "1"  # progress bars of libraries are for terminals, not for logs
+    return environment

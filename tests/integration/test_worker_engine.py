@@ -9,16 +9,29 @@ from pathlib import Path
 
 import pytest
 
+from engine.profiles import Profile, load_profile
 from engine.progress import Progress
-from gpu_worker.contract.events import CheckTemplateResult, InspectResult
-from gpu_worker.contract.jobs import CheckTemplate, InspectPhotos, PhotoRef
+from gpu_worker import engine_jobs
+from gpu_worker.contract.events import CheckTemplateResult, InspectResult, PortraitResult, TrainResult
+from gpu_worker.contract.jobs import CheckTemplate, InspectPhotos, MakePortraits, PhotoRef, TrainSubject
 from gpu_worker.engine_child import Runner
-from gpu_worker.engine_jobs import load_checks
+from gpu_worker.engine_jobs import load_checks, load_renders
 from gpu_worker.engine_messages import Run
 
 
 def tell(progress: Progress, part: int = 0, parts: int = 1) -> None:
     pass
+
+
+def hasty_profile(name: str, device: str) -> Profile:
+    """The mini profile with as few steps as there can be: files and numbers come out, no likeness."""
+    profile = load_profile(name, device)
+    profile.training = profile.training.with_changes(
+        **{"max_steps": 2, "validation_steps": 2, "validation_denoise_steps": 1},
+        **{"rank": 8, "accumulation": 1, "variants": 1},
+    )
+    profile.portrait = profile.portrait.with_changes(first_steps=3, second_steps=3)
+    return profile
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +102,49 @@ def test_a_template_that_cannot_serve_is_refused_with_the_reason(checks: Runner,
         result = checks(template_check(tmp_path / name, picture), tell)
         assert isinstance(result, CheckTemplateResult)
         assert (result.faces, result.reason) == ((), reason)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_subject_and_portraits_come_out_as_files_and_numbers(
+    monkeypatch: pytest.MonkeyPatch, shared_data: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(engine_jobs, "load_profile", hasty_profile)
+    renders = load_renders("mini", "cpu")
+    request = inspection(tmp_path / "train", sorted((shared_data / "selfies" / "a").iterdir())[:5])
+    assert isinstance(request.job, InspectPhotos)
+    train = TrainSubject(
+        job_id="job001", subject_id="subj01", photos=request.job.photos, output_prefix="users/u1/s", seed=1
+    )
+    (request.folder / "out").mkdir()
+    (request.folder / "checkpoints").mkdir()
+    trained = renders(request.model_copy(update={"job": train, "prefix": "users/u1/s/1-1"}), tell)
+    assert isinstance(trained, TrainResult)
+    assert (trained.usable, trained.steps, len(trained.held_out)) == (5, 2, 1)
+    assert trained.held_out[0] in {photo.photo_id for photo in trained.photos}
+    assert trained.files_prefix == "users/u1/s/1-1"
+    for key in (trained.preview_key, trained.report_key):
+        assert key
+        assert (request.folder / "out" / key.removeprefix("users/u1/s/1-1/")).is_file()
+
+    check = template_check(tmp_path / "portrait", sorted((shared_data / "templates").glob("*.jpg"))[0])
+    shutil.copytree(request.folder / "out", check.folder / "subject")
+    (check.folder / "out").mkdir()
+    job = MakePortraits(
+        job_id="job002",
+        subject_id="subj01",
+        subject_prefix="users/u1/s/1-1",
+        template_key="templates/t.jpg",
+        output_prefix="users/u1/j",
+        count=2,
+        seed=1,
+    )
+    made = renders(check.model_copy(update={"job": job, "prefix": "users/u1/j/1-1"}), tell)
+    assert isinstance(made, PortraitResult)
+    assert [portrait.key for portrait in made.portraits] == [f"users/u1/j/1-1/portrait-{n}.jpg" for n in (1, 2)]
+    assert {path.name for path in (check.folder / "out").iterdir()} == {
+        "portrait-1.jpg",
+        "portrait-2.jpg",
+        "report.json",
+    }
+    assert made.portraits[0].likeness is not None
