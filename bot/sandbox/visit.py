@@ -17,6 +17,7 @@ from bot.sandbox.world import Json
 
 ANSWER_S = 30.0  # for what needs no worker
 VERDICTS_S = 240.0  # the first check waits for the engine to start
+LOOK_EVERY_S = 0.25
 READ_S = 0.6  # a person looks before pressing; also what an edit that follows at once needs to arrive
 
 
@@ -90,19 +91,18 @@ class Visitor:
         loop = asyncio.get_running_loop()
         start = loop.time()
         waiting = asyncio.create_task(self._message(what, lambda m: _has(m, action), self._now(), limit_s))
-        failing = asyncio.create_task(self._until(what, has_failed, limit_s))
         try:
-            await asyncio.wait({waiting, failing}, return_when=asyncio.FIRST_COMPLETED)
-            if not waiting.done():
-                await asyncio.sleep(2 * READ_S)  # the sentence about it is on its way
+            # The question is never cancelled half-way: it may hold a lock on the database.
+            while not waiting.done() and not await has_failed():
+                await asyncio.wait({waiting}, timeout=LOOK_EVERY_S)
+            await asyncio.wait({waiting}, timeout=2 * READ_S)  # a sentence about a failure is on its way
             if not waiting.done():
                 raise VisitFailed(f"there is no {what}: {self._last_words()}")
             return waiting.result()
         finally:
             self.waits[what] = loop.time() - start
-            for task in (waiting, failing):
-                task.cancel()
-            await asyncio.gather(waiting, failing, return_exceptions=True)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
 
     async def find_template(self, name: str) -> Json:
         """Pages through the gallery to a built-in template; the message that shows it, with its button "use"."""
@@ -177,7 +177,7 @@ class Visitor:
         try:
             async with asyncio.timeout(limit_s):
                 while not await is_so():  # noqa: ASYNC110 - it asks the database
-                    await asyncio.sleep(0.2)
+                    await asyncio.sleep(LOOK_EVERY_S)
         except TimeoutError:
             raise VisitFailed(
                 f"waited {limit_s:.0f} s for {what}; the bot's last words: {self._last_words()}"

@@ -137,4 +137,4 @@ async def test_the_bot_ends_fast_when_asked(studio: Studio) -> None:
     start = loop.time()
     studio.bot.terminate()
     assert await asyncio.to_thread(studio.bot.wait, 10) == 0
-    assert loop.time() - start < 3
+    assert loop.time() - start < 5  # three seconds on a machine that does nothing else

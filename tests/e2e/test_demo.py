@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from bot.demo import main
 from tests.conftest import ROOT
 
 
@@ -46,13 +47,14 @@ def test_the_demo_ends_with_a_portrait_a_transcript_and_a_report(tmp_path: Path,
         assert said in transcript
 
 
-def test_what_cannot_work_is_a_sentence_and_an_exit_status(tmp_path: Path, selfies: list[Path]) -> None:
-    status, printed = demo(tmp_path / "out", "--template", "no-such-template")
-    assert status == 2
-    assert "no-such-template is neither a picture nor one of the templates" in printed
-    status, printed = demo(tmp_path / "out", "--photos", str(tmp_path / "nowhere"))
-    assert status == 1
-    assert "is not a folder" in printed
+def test_what_cannot_work_is_a_sentence_and_an_exit_status(
+    tmp_path: Path, selfies: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--out", str(tmp_path / "out")]
+    assert main([*out, "--template", "no-such-template"]) == 2
+    assert "no-such-template is neither a picture nor one of the templates" in capsys.readouterr().err
+    assert main([*out, "--photos", str(tmp_path / "nowhere")]) == 1
+    assert "is not a folder" in capsys.readouterr().err
     for path in selfies[4:]:
         path.unlink()
     status, printed = demo(tmp_path / "out", "--photos", str(selfies[0].parent))
