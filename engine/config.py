@@ -113,7 +113,11 @@ def portrait_style(style: Style, base: PortraitConfig) -> PortraitConfig:
     changes: dict[Style, dict[str, Any]] = {
         Style.NATURAL: {},
         Style.POLISHED: {"skin_retouch": True, "first_strength": 0.5},
-        Style.STRICT: {"first_strength": 0.35, "fusion_before_ratio": 0.75, "fusion_after_ratio": 0.8},
+        Style.STRICT: {
+            "first_strength": min(base.first_strength, 0.35),
+            "fusion_before_ratio": max(base.fusion_before_ratio, 0.75),
+            "fusion_after_ratio": max(base.fusion_after_ratio, 0.8),
+        },
     }
     result: PortraitConfig = base.with_changes(**changes[style])
     return result

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 
 from engine.crop import Crop
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from engine.diffusion import Control, Diffusion
 
 RING = (32, 16)  # px grown and shrunk for the second mask, where the face box is FACE_WIDTH wide
+FADE = 6.0  # px of the canvas over which a change fades in from the mask's edge
 FACE_WIDTH = 170  # px: a face box on the reference's working picture (512, crop of three boxes)
 
 
@@ -76,9 +78,12 @@ def painted(
     )
     (unchanged,) = diffusion.inpaint(replace(request, strength=0.0, count=1))
     results = diffusion.inpaint(request, on_step)
-    return [_changed(picture, crop, result.astype(np.float32) - unchanged) for result in results]
+    weight = _fading_inwards(mask, crop)[..., None]
+    changes = (crop.lift(result.astype(np.float32) - unchanged, picture.shape) * weight for result in results)
+    return [np.clip(np.rint(picture + change), 0, 255).astype(np.uint8) for change in changes]
 
 
-def _changed(picture: Rgb, crop: Crop, change: np.ndarray) -> Rgb:
-    lifted = crop.lift(change, picture.shape)
-    return np.clip(np.rint(picture + lifted), 0, 255).astype(np.uint8)
+def _fading_inwards(mask: Mask, crop: Crop) -> Mask:
+    """1 deep inside `mask`, 0 from its edge on: a small canvas knows little of what the edge runs through."""
+    inside = cv2.distanceTransform((mask > 0).astype(np.uint8), cv2.DIST_L2, 5)
+    return np.clip(inside * crop.scale / FADE, 0, 1)
