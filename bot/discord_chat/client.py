@@ -99,10 +99,11 @@ async def run_discord(app: DiscordApp, stop: asyncio.Event) -> None:
             await _run(client, token.get_secret_value(), stop)
         except (discord.DiscordException, aiohttp.ClientError, OSError, TimeoutError) as error:
             if isinstance(error, discord.LoginFailure) or getattr(error, "code", None) == AUTHENTICATION_FAILED:
-                raise DiscordTokenRefused(
-                    "Discord refuses PORTRAIT_DISCORD_TOKEN: reset it in the developer portal"
-                ) from error
+                why = "Discord refuses PORTRAIT_DISCORD_TOKEN: reset it in the developer portal"
+                raise DiscordTokenRefused(why) from error
             log.warning("Discord cannot be reached, trying again in %.0f s: %s", pause_s, error)
+        except Exception:  # the border of the library: it ends at what it cannot read
+            log.exception("the connection to Discord broke, trying again in %.0f s", pause_s)
         finally:
             await client.end()
         with contextlib.suppress(TimeoutError):

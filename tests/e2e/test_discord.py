@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,12 +26,13 @@ from bot.domain import MAX_PHOTOS
 from bot.settings import Settings
 from bot.templates import load_templates
 from tests.conftest import ROOT
+from tests.discord_limits import BUTTON, walk
 from tests.e2e.conftest import selfie
-from tests.fake_discord import FakeDiscord, Interaction, Message, Refused, snowflake
+from tests.fake_discord import FakeDiscord, Interaction, Message, Refused
 from tests.valkey import ValkeyServer
 
 PEOPLE = (str(970000000000000000 + n) for n in itertools.count(1))
-LIMIT_S = 40.0
+LIMIT_S = 25.0
 
 
 @dataclass
@@ -89,11 +90,10 @@ class Town:
     async def start(self, **settings: Any) -> None:
         self._stop = asyncio.Event()
         before = len(self.discord.identified)
-        self._running = asyncio.create_task(app.run(self.place.settings(self.discord, **settings), self._stop))
-        async with asyncio.timeout(15):
-            while len(self.discord.identified) == before:
-                assert not self._running.done(), self._running.result()
-                await asyncio.sleep(0.02)
+        self._running = running = asyncio.create_task(
+            app.run(self.place.settings(self.discord, **settings), self._stop)
+        )
+        await until(lambda: len(self.discord.identified) > before or running.done())
 
     async def stop(self) -> float:
         """How long it took, in seconds."""
@@ -112,10 +112,18 @@ class Town:
         wanted = discord_words(reply)
         return await self.discord.until(lambda message: words(message) == wanted, LIMIT_S)
 
+    async def train_until_start(self, *, long: bool = False) -> None:
+        """To the button that starts the training; a long one takes some seconds."""
+        await self.discord.command(self.me, "train", self.photos(6), agree=True)
+        await self.discord.has_button("start", LIMIT_S)
+        if long:
+            for path in sorted((self.place.folder / "blobs").rglob("photos/*.jpg"), key=os.path.getmtime)[-6:]:
+                path.write_bytes(b"DO take 100")
+
     async def train(self) -> Message:
         """From photos as options to "your model is ready"."""
-        await self.discord.command(self.me, "train", self.photos(6), agree=True)
-        await self.discord.push(self.me, "start", LIMIT_S)
+        await self.train_until_start()
+        await self.discord.push(self.me, "start")
         return await self.discord.until(lambda m: "model is ready" in m.text, LIMIT_S)
 
     async def use(self, number: int = 0) -> Interaction:
@@ -158,15 +166,258 @@ async def test_from_selfies_to_a_portrait(place: Place) -> None:
         assert "AI-generated" in portrait.text
         await here.discord.press(here.me, portrait, portrait.buttons["original"])
         original = await here.discord.until(lambda m: "original file" in m.text)
-        file_id = original.attachments[0]["id"]
-        async with app.open_bot(place.settings(here.discord)) as bot:
-            keys = [key async for key in _keys(bot.blobs)]
-        assert here.discord.files[file_id][1] in [await _blob(place, here.discord, key) for key in keys]
+        _, data = here.discord.files[original.attachments[0]["id"]]
+        assert data in [path.read_bytes() for path in (place.folder / "blobs").rglob("portrait-*.jpg")]
         assert all(m.is_ephemeral for m in here.discord.messages.values())  # others of the server see nothing
         await here.discord.press(here.me, portrait, portrait.buttons["delete_portrait"])
         await here.discord.until(lambda m: m.text == "### The portrait is deleted.", LIMIT_S)
 
 
-async def _keys(blobs: Any) -> AsyncIterator[str]:
-    async for key in blobs.list(""):
-        yield key
+async def test_a_dialog_takes_twenty_photos_with_the_consent_and_more_come_by_the_button(place: Place) -> None:
+    async with town(place) as here:
+        asked = await here.discord.command(here.me, "train")
+        dialog = await here.discord.dialog(asked)
+        consent = next(part for part in dialog["components"] if part["type"] == 10)
+        assert discord_words(r.AskConsent("x")).splitlines()[1] in consent["content"].replace("\\", "")
+        await here.discord.submit(here.me, dialog, {"first": here.photos(10), "second": here.photos(2, 10)})
+        collection = await here.discord.until(lambda m: "12 photos" in m.text and "start" in m.buttons, LIMIT_S)
+        more = await here.discord.dialog(
+            await here.discord.press(here.me, collection, collection.buttons["add_photos"])
+        )
+        assert not any(part["type"] == 10 for part in more["components"])  # agreed already
+        files = [*here.photos(7, 12), here.discord.file("old.jpg", b"", status=404)]
+        await here.discord.submit(here.me, more, {"first": files}, message=collection)
+        await here.says(r.PhotoNotTaken("expired"))
+        collection = await here.discord.until(lambda m: "19 photos" in m.text and "start" in m.buttons, LIMIT_S)
+        await here.discord.press(here.me, collection, collection.buttons["cancel_collection"])
+        await here.says(r.Cancelled("collection"))
+        await here.nothing_is_thinking()
+
+
+async def test_photos_that_came_before_the_consent_are_fetched_only_after_it(place: Place) -> None:
+    async with town(place) as here:
+        await here.discord.command(here.me, "train", here.photos(MAX_PHOTOS))
+        question = await here.discord.has_button("agree")
+        assert len(here.discord.messages) == 1
+        await here.discord.press(here.me, question, question.buttons["agree"])
+        await here.discord.until(lambda m: f"{MAX_PHOTOS} photos" in m.text and "start" in m.buttons, LIMIT_S)
+
+
+async def test_a_picture_of_ones_own_becomes_a_template_and_a_portrait(place: Place) -> None:
+    async with town(place) as here:
+        await here.discord.command(here.me, "portrait", [here.discord.file("me.jpg", selfie(3))])
+        question = await here.discord.has_button("agree")
+        await here.discord.press(here.me, question, question.buttons["agree"])
+        checked = await here.discord.has_button("delete_template", LIMIT_S)
+        assert checked.pictures
+        await here.discord.command(here.me, "cancel")  # the collection that the consent opened
+        await here.discord.command(here.me, "templates")
+        gallery = await here.discord.has_button("own_template")
+        await here.discord.press(here.me, gallery, gallery.buttons["own_template"])
+        question = await here.discord.has_button("add_template")
+        dialog = await here.discord.dialog(
+            await here.discord.press(here.me, question, question.buttons["add_template"])
+        )
+        notes = here.discord.file("notes.txt", b"text", content_type="text/plain")
+        await here.discord.submit(here.me, dialog, {"first": [notes]}, message=question)
+        await here.says(r.OwnTemplateRefused("not_a_picture"))
+
+
+async def test_the_gallery_is_paged_in_place(place: Place) -> None:
+    async with town(place) as here:
+        await here.discord.command(here.me, "templates")
+        first = await here.discord.has_button("gallery")
+        seen, title = set(), first.text
+        for _ in range(2):
+            forth = [button for button in _custom_ids(first) if ":gallery:" in button][1]
+            await here.discord.press(here.me, first, forth)
+            await here.discord.until(lambda m, before=title: m.id == first.id and m.text != before)  # type: ignore[misc]
+            title = first.text
+            seen.add(title)
+        assert len(seen) == 2
+        assert len(here.discord.messages) == 1
+
+
+async def test_progress_outlives_the_token_and_moves_into_the_direct_messages(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with town(place) as here:
+        await here.train_until_start(long=True)
+        monkeypatch.setattr(discord_chat, "TOKEN_LIFE_S", 1.0)
+        await here.discord.push(here.me, "start")
+        early = await here.discord.until(lambda m: "Training your model" in m.text)
+        assert early.is_ephemeral
+        late = await here.discord.until(lambda m: "Training your model" in m.text and not m.is_ephemeral, LIMIT_S)
+        assert early.id in here.discord.deleted  # it does not stay behind with a stale bar
+        versions = late.versions
+        ready = await here.discord.until(lambda m: "model is ready" in m.text, LIMIT_S)
+        assert not ready.is_ephemeral
+        assert late.versions > versions
+
+
+async def test_a_restart_in_a_training_goes_on_in_the_direct_messages(place: Place) -> None:
+    async with town(place) as here:
+        await here.train_until_start(long=True)
+        await here.discord.push(here.me, "start")
+        await here.discord.until(lambda m: "Training your model" in m.text)
+        old = await here.discord.has_button("cancel_job")
+        assert await here.stop() < 3
+        await here.start()
+        await here.discord.until(lambda m: "Training your model" in m.text and not m.is_ephemeral, LIMIT_S)
+        await here.discord.press(here.me, old, old.buttons["cancel_job"])  # a button of before the restart
+        await here.says(r.Cancelled("train"))
+
+
+async def test_closed_direct_messages_are_asked_once_and_the_result_waits(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with town(place) as here:
+        await here.train()
+        here.discord.closed_dms.add(here.me)
+        monkeypatch.setattr(discord_chat, "TOKEN_LIFE_S", 0.3)
+        await here.use()
+        await asyncio.sleep(5)
+        tried = [call for call in here.discord.calls if call.status == 403]
+        assert len(tried) == 1
+        monkeypatch.undo()
+        await here.discord.command(here.me, "results")
+        await here.discord.has_button("original", LIMIT_S)
+
+
+async def test_buttons_of_others_of_old_versions_and_made_up_ones_are_refused_in_words(place: Place) -> None:
+    async with town(place) as here:
+        await here.discord.command(here.me, "train", here.photos(1), agree=True)
+        collection = await here.discord.has_button("cancel_collection", LIMIT_S)
+        button = collection.buttons["cancel_collection"]
+        for user, custom_id, reply in (
+            (next(PEOPLE), button, r.NotYours()),
+            (here.me, f"0{button[1:]}", r.OutOfDate()),
+            (here.me, "again:7:123", r.NotYours()),
+            (here.me, "", r.NotYours()),
+        ):
+            pressed = await here.discord.press(user, collection, custom_id)
+            answer = await asyncio.wait_for(pressed.answer, 3)
+            assert answer["data"]["content"] == texts.alert(reply, "en")
+            assert answer["data"]["flags"] == 64
+        await here.discord.submit(here.me, {"custom_id": "of old", "components": []}, {}, message=collection)
+        await here.discord.until(lambda m: m.content == texts.alert(r.OutOfDate(), "en"))
+        assert "cancel_collection" in collection.buttons
+
+
+async def test_a_slow_core_is_acknowledged_in_time(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = app.Bot.handle
+
+    async def slowly(self: app.Bot, incoming: Any) -> Any:
+        await asyncio.sleep(3.5)
+        return await handle(self, incoming)
+
+    monkeypatch.setattr(app.Bot, "handle", slowly)
+    async with town(place) as here:
+        asked = await here.discord.command(here.me, "help")
+        answer = await asyncio.wait_for(asked.answer, 3)
+        assert answer["type"] == 5
+        await here.says(r.Help())
+        await here.nothing_is_thinking()
+
+
+async def test_what_discord_refuses_for_now_is_said_later(place: Place) -> None:
+    async with town(place) as here:
+        slow_down = Refused(429, 0, "You are being rate limited.", retry_after=0.4, **{"global": False})
+        here.discord.fail = [("PATCH /webhooks", slow_down)]
+        await here.discord.command(here.me, "help")
+        await here.says(r.Help())
+        assert [call.status for call in here.discord.calls if "@original" in call.path] == [429, 200]
+
+
+async def test_a_message_that_is_gone_or_too_old_to_edit_is_said_anew(place: Place) -> None:
+    async with town(place) as here:
+        await here.discord.command(here.me, "templates", where="dm")
+        gallery = await here.discord.has_button("gallery")
+        forth = [button for button in _custom_ids(gallery) if ":gallery:" in button][1]
+        refusals = [
+            Refused(404, 10008, "Unknown Message"),
+            Refused(429, 30046, "Maximum number of edits to messages older than 1 hour", retry_after=60),
+        ]
+        for refused in refusals:
+            here.discord.fail = [("PATCH /channels", refused)]
+            await here.discord.press(here.me, gallery, forth)
+            before = gallery.id
+            gallery = await here.discord.until(lambda m, old=before: m.id != old and "gallery" in m.buttons)  # type: ignore[misc]
+            await until(lambda old=before: old not in here.discord.messages)  # type: ignore[misc]
+
+
+async def test_the_gateway_may_drop_and_nothing_is_lost(place: Place) -> None:
+    async with town(place) as here:
+        await here.discord.drop_gateway()
+        await here.discord.command(here.me, "help")
+        await here.says(r.Help())
+        assert len(here.discord.resumed) == 1
+
+
+async def test_commands_are_offered_everywhere_in_both_languages_without_any_intent(place: Place) -> None:
+    async with FakeDiscord() as discord:
+        discord.shards = 2
+        here = Town(place, discord)
+        await here.start()
+        await until(lambda: len(discord.identified) == 2)
+        assert [one["shard"] for one in discord.identified] == [[0, 2], [1, 2]]
+        assert all(one["intents"] == 0 for one in discord.identified)
+        for command in discord.commands:
+            assert command["integration_types"] == [0, 1]
+            assert command["contexts"] == [0, 1, 2]
+            assert command["name_localizations"]["zh-CN"] != command["name"]
+            assert command["description_localizations"]["zh-CN"] != command["description"]
+        train = next(command for command in discord.commands if command["name"] == "train")
+        assert [option["type"] for option in train["options"]] == [11] * MAX_PHOTOS + [5]
+        assert not any(option.get("required") for option in train["options"])
+        assert await here.stop() < 3
+
+
+async def test_a_refused_token_and_a_discord_that_is_away_are_told_apart(place: Place) -> None:
+    async with FakeDiscord() as discord:
+        settings = place.settings(discord)
+        with pytest.raises(app.StartFailure, match="refuses PORTRAIT_DISCORD_TOKEN"):
+            await app.run(settings.model_copy(update={"discord_token": SecretStr("other")}), asyncio.Event())
+        stop = asyncio.Event()
+        nowhere = settings.model_copy(update={"discord_api_url": "http://127.0.0.1:9/api"})
+        running = asyncio.create_task(app.run(nowhere, stop))
+        await asyncio.sleep(1.5)
+        assert not running.done()
+        began = time.monotonic()
+        stop.set()
+        await running
+        assert time.monotonic() - began < 3
+
+
+async def test_forget_deletes_the_messages_too(place: Place) -> None:
+    async with town(place) as here:
+        await here.discord.command(here.me, "privacy", where="dm")
+        privacy = await here.discord.has_button("forget")
+        await here.discord.press(here.me, privacy, privacy.buttons["forget"])
+        question = await here.discord.has_button("forget_yes")
+        await here.discord.press(here.me, question, question.buttons["forget_yes"])
+        await here.discord.until(lambda m: "Everything is deleted." in m.text)
+        await until(lambda: privacy.id not in here.discord.messages)
+
+
+async def test_the_bot_as_a_process_ends_fast_when_asked(place: Place) -> None:
+    async with FakeDiscord() as discord:
+        environment = place.environment(
+            discord_token=discord.token, discord_api_url=discord.api_url, data_dir=str(place.folder)
+        )
+        process = await asyncio.create_subprocess_exec(sys.executable, "-m", "bot", cwd=ROOT, env=environment)
+        await until(lambda: bool(discord.identified), 40)
+        began = time.monotonic()
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), 10) == 0
+        assert time.monotonic() - began < 3
+
+
+async def until(holds: Callable[[], bool], within_s: float = 15) -> None:
+    async with asyncio.timeout(within_s):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
+def _custom_ids(message: Message) -> list[str]:
+    return [one["custom_id"] for one in walk(message.components) if one["type"] == BUTTON]
