@@ -19,8 +19,8 @@ WEIGHTS = Path(__file__).parent / "weights"
 class MiniComponents:
     """Everything a diffusers pipeline takes. Networks are in evaluation mode on one device, in one dtype.
 
-    `vae` RGB -1..1 <-> latents (its config has the scaling factor); `controlnets` has "canny", "pose" and "color", whose
-    pictures `controls.py` draws; `size` is the canvas' side in pixels. Each call of `load_mini` gives networks of its own.
+    `vae` RGB -1..1 <-> latents (its config has the scaling factor); `controlnets` has "canny", "pose" and "color",
+    whose pictures `controls.py` draws; `size` is the canvas' side in pixels.
     """
 
     vae: AutoencoderKL

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 from engine.mini.chip import CANVAS
@@ -22,7 +22,13 @@ MIRROR = np.array(
 """Which of the 68 landmarks takes each one's place in a mirror."""
 
 # What may come from the second face, its landmarks, and how much of the identity moves with it.
-PARTS = ((range(17, 68), 0.75), (range(17, 27), 0.15), (range(36, 48), 0.35), (range(27, 36), 0.2), (range(48, 68), 0.25))
+PARTS = (
+    (range(17, 68), 0.75),
+    (range(17, 27), 0.15),
+    (range(36, 48), 0.35),
+    (range(27, 36), 0.2),
+    (range(48, 68), 0.25),
+)
 
 BACKGROUNDS = ("", "dark", "grey", "white", "blue", "green", "brown", "red")
 _COLOURS = ((0, 0, 0), (35, 35, 38), (125, 125, 125), (228, 228, 226), (70, 100, 150), (80, 120, 80), (120, 95, 75),
@@ -188,7 +194,7 @@ def _near(points: Tensor, size: int, radius: float) -> Tensor:
 
 
 def _graft(face: Tensor, donor: Tensor, landmarks: Tensor, part: Tensor, strength: Tensor) -> tuple[Tensor, Tensor]:
-    """The face with one part of the donor's blended in, in the face's colours; and the donor's share of the identity."""
+    """The face with one part of the donor's blended in, in the face's colours; the donor's share of the identity."""
     used = landmarks.new_full(landmarks.shape, float("nan"))
     share = torch.zeros_like(strength)
     for number, (indices, weight) in enumerate(PARTS):
@@ -219,7 +225,9 @@ def _set_before(face: Tensor, matte: Tensor, rng: torch.Generator) -> tuple[Tens
     colour = colour + (torch.rand(n, 3, device=device, generator=rng) - 0.5) * 0.16
     clouds = torch.randn(n, 1, 5, 5, device=device, generator=rng) * 0.14
     fine = torch.randn(n, 3, 17, 17, device=device, generator=rng) * 0.07
-    clouds = F.interpolate(clouds, (CANVAS, CANVAS), mode="bicubic") + F.interpolate(fine, (CANVAS, CANVAS), mode="bicubic")
+    clouds = F.interpolate(clouds, (CANVAS, CANVAS), mode="bicubic") + F.interpolate(
+        fine, (CANVAS, CANVAS), mode="bicubic"
+    )
     behind = colour[:, :, None, None] + clouds * _uniform(n, rng, device).view(-1, 1, 1, 1)
     soft = ((matte - 0.5) * 1.4 + 0.5).clamp(0, 1)
     mixed = face * soft + behind * (1 - soft)

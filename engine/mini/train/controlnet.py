@@ -59,7 +59,15 @@ class Controlled(nn.Module):
         return pictures.to(dtype) / 255, weights.to(dtype)
 
 
-def train_controlnets(model: Model, nets: dict[str, ControlNetModel], make: "callable", seconds: float, batch: int, pool_size: int, empty: Tensor) -> None:  # type: ignore[valid-type]  # noqa: E501, PLR0913
+def train_controlnets(
+    model: Model,
+    nets: dict[str, ControlNetModel],
+    make: "callable",
+    seconds: float,
+    batch: int,
+    pool_size: int,
+    empty: Tensor,
+) -> None:  # type: ignore[valid-type]
     """Leaves the moving averages in `nets`. `empty` (CONTEXT_LENGTH,) are the tokens of the empty caption."""
     device = model.alphas.device
     rng = torch.Generator(device).manual_seed(19)
@@ -101,7 +109,9 @@ def train_controlnets(model: Model, nets: dict[str, ControlNetModel], make: "cal
         averages.update(max(0.004, 1 / (step + 10)))
         if step % 50 == 0:
             recent.append(loss.item())
-            log.info("controlnet step %d loss %.4f %.0f s", step, sum(recent[-4:]) / len(recent[-4:]), time.time() - start)
+            log.info(
+                "controlnet step %d loss %.4f %.0f s", step, sum(recent[-4:]) / len(recent[-4:]), time.time() - start
+            )
         step += 1
     log.info("controlnet done: %d steps of %d, loss %.4f", step, batch, sum(recent[-5:]) / len(recent[-5:]))
     core.nets.to(torch.float32)
@@ -131,7 +141,10 @@ def main() -> None:
         module.eval().requires_grad_(False)
     nets = {name: new_controlnet(model.unet).to(args.device) for name in CONTROLS}
     if args.resume:
-        nets = {n: ControlNetModel.from_pretrained(args.output / f"controlnet_{n}").to(args.device).train() for n in CONTROLS}
+        nets = {
+            n: ControlNetModel.from_pretrained(args.output / f"controlnet_{n}").to(args.device).train()
+            for n in CONTROLS
+        }
     rng = torch.Generator(args.device).manual_seed(14)
     empty = torch.tensor(writer.encode(""), device=args.device)
     train_controlnets(

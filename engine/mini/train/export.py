@@ -1,6 +1,6 @@
 """Turns a training folder into the package's weights: fp16 safetensors, each file below 16 MiB, diffusers' layout.
 
-    python -m engine.mini.train.export TRAINED engine/mini/weights
+python -m engine.mini.train.export TRAINED engine/mini/weights
 """
 
 import argparse

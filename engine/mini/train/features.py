@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.mini.train.augment import Portraits, draw
@@ -85,13 +85,17 @@ def train_features(portraits: Portraits, which: str, seconds: float, batch: int)
         logits = 24 * code.float() @ F.normalize(net.classes, dim=1).T
         logp = logits.log_softmax(1)
         a, b = portraits.owner[drawn.first], portraits.owner[drawn.second]
-        loss = -((1 - drawn.share) * logp.gather(1, a[:, None])[:, 0] + drawn.share * logp.gather(1, b[:, None])[:, 0]).mean()
+        loss = -(
+            (1 - drawn.share) * logp.gather(1, a[:, None])[:, 0] + drawn.share * logp.gather(1, b[:, None])[:, 0]
+        ).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         if step % 50 == 0:
             right = (logits.argmax(1) == a).float().mean().item()
-            log.info("features %s step %d loss %.3f right %.2f %.0f s", which, step, loss.item(), right, time.time() - start)
+            log.info(
+                "features %s step %d loss %.3f right %.2f %.0f s", which, step, loss.item(), right, time.time() - start
+            )
         step += 1
     log.info("features %s done: %d steps of %d, loss %.3f, right %.2f", which, step, batch, loss.item(), right)
     return net

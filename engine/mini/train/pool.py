@@ -57,7 +57,7 @@ class Writer:
     def __init__(self, tokenizer: CLIPTokenizer, captions: np.ndarray, seed: int) -> None:
         self.tokenizer = tokenizer
         self.attributes = [Attributes(**json.loads(c)) for c in captions]
-        self.random = random.Random(seed)  # noqa: S311
+        self.random = random.Random(seed)
         self.known: dict[str, list[int]] = {}
 
     def row(self, owner: int, is_mirrored: bool, background: int, is_mono: bool) -> list[int]:
@@ -79,7 +79,12 @@ class Writer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids padded to CONTEXT_LENGTH."""
-        pieces = text.replace(",", " , ").replace("easyphoto_face", "easyphoto _ face").replace("1person", "1 person").split()
+        pieces = (
+            text.replace(",", " , ")
+            .replace("easyphoto_face", "easyphoto _ face")
+            .replace("1person", "1 person")
+            .split()
+        )
         ids = [i for piece in pieces for i in self._ids(piece)][: CONTEXT_LENGTH - 2]
         end = self.tokenizer.eos_token_id
         return [self.tokenizer.bos_token_id, *ids, *[end] * (CONTEXT_LENGTH - 1 - len(ids))]
@@ -99,7 +104,9 @@ def encode_chips(
     with torch.autocast(drawn.pictures.device.type, torch.bfloat16, enabled=drawn.pictures.device.type == "cuda"):
         latents = vae.encode(drawn.pictures).latent_dist.mean.float() * vae.config.scaling_factor
     half = len(portraits.chips) // 2
-    facts = torch.stack([portraits.owner[drawn.first], drawn.first >= half, drawn.background, drawn.mono.long()], 1).tolist()
+    facts = torch.stack(
+        [portraits.owner[drawn.first], drawn.first >= half, drawn.background, drawn.mono.long()], 1
+    ).tolist()
     tokens = torch.tensor([writer.row(o, bool(m), b, bool(g)) for o, m, b, g in facts], device=latents.device)
     weight = face_weight(drawn.landmarks, 32, 6.0)
     controls = draw_controls(drawn.pictures, drawn.landmarks) if with_controls else {}

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def head_matte(rgb: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    """(h, w) uint8, 255 = person: GrabCut (Rother 2004) started from an oval around the face, on a half-size picture."""
+    """(h, w) uint8, 255 = person: GrabCut (Rother 2004) started from an oval around the face, at half size."""
     small = cv2.resize(rgb, (STORED // 2, STORED // 2), interpolation=cv2.INTER_AREA)
     points = landmarks / 2
     mask = np.full(small.shape[:2], cv2.GC_PR_BGD, np.uint8)

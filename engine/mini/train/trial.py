@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor
@@ -46,11 +46,15 @@ class Painter:
     def __init__(self, folder: Path, tokenizer: Path, device: str) -> None:
         self.device = torch.device(device)
         self.vae = AutoencoderKL.from_pretrained(folder / "vae").float().to(device).eval().requires_grad_(False)
-        self.unet = UNet2DConditionModel.from_pretrained(folder / "unet").float().to(device).eval().requires_grad_(False)
-        self.text = CLIPTextModel.from_pretrained(folder / "text_encoder").float().to(device).eval().requires_grad_(False)
+        self.unet = (
+            UNet2DConditionModel.from_pretrained(folder / "unet").float().to(device).eval().requires_grad_(False)
+        )
+        self.text = (
+            CLIPTextModel.from_pretrained(folder / "text_encoder").float().to(device).eval().requires_grad_(False)
+        )
         self.tokenizer = CLIPTokenizer.from_pretrained(tokenizer)
         self.scheduler = DDIMScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,  # noqa: E501
             steps_offset=1,
         )  # fmt: skip
         self.alphas = self.scheduler.alphas_cumprod.to(device)
@@ -60,7 +64,9 @@ class Painter:
 
     def states(self, text: str, n: int) -> Tensor:
         length = self.tokenizer.model_max_length
-        ids = self.tokenizer(text, padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids
+        ids = self.tokenizer(
+            text, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+        ).input_ids
         return self.text(ids.to(self.device))[0].expand(n, -1, -1)
 
     def encode(self, pictures: Tensor) -> Tensor:
@@ -68,7 +74,9 @@ class Painter:
             return self.vae.encode(pictures).latent_dist.mean.float() * self.vae.config.scaling_factor
 
     @torch.no_grad()
-    def paint(self, text: str, n: int, guidance: float, init: Tensor | None = None, strength: float = 1.0) -> np.ndarray:
+    def paint(
+        self, text: str, n: int, guidance: float, init: Tensor | None = None, strength: float = 1.0
+    ) -> np.ndarray:
         """(n, 128, 128, 3) uint8 by 30 DDIM steps, from noise or from `init` latents."""
         self.scheduler.set_timesteps(30)
         steps = self.scheduler.timesteps[int(30 * (1 - strength)) :]
@@ -108,7 +116,7 @@ def wobbled(pictures: Tensor, n: int, rng: torch.Generator) -> Tensor:
 
 
 def train_lora(painter: Painter, photos: np.ndarray, recipe: Recipe) -> float:
-    """Adds adapters to `painter`'s UNet and text encoder and trains them on (n, 128, 128, 3) photos; the mean late loss."""
+    """Adds adapters to `painter`'s UNet and text encoder and trains them on (n, 128, 128, 3) photos; the late loss."""
     torch.manual_seed(recipe.seed)
     rng = torch.Generator().manual_seed(recipe.seed)
     for module, targets in ((painter.unet, UNET_TARGETS), (painter.text, TEXT_TARGETS)):
@@ -125,13 +133,17 @@ def train_lora(painter: Painter, photos: np.ndarray, recipe: Recipe) -> float:
     recent = []
     for step in range(recipe.steps):
         for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * min(1, (step + 1) / 10) * max(0.1, 1 - max(0, step / recipe.steps - 0.5))
+            group["lr"] = (
+                group["initial_lr"] * min(1, (step + 1) / 10) * max(0.1, 1 - max(0, step / recipe.steps - 0.5))
+            )
         z = painter.encode(wobbled(source, recipe.batch, rng))
         noise = torch.randn(z.shape, generator=rng).to(z.device)
         t = torch.randint(1000, (recipe.batch,), generator=rng).to(z.device)
         a = painter.alphas[t].view(-1, 1, 1, 1)
         with painter.cast():
-            predicted = painter.unet(a.sqrt() * z + (1 - a).sqrt() * noise, t, painter.states(TRIGGER, recipe.batch)).sample
+            predicted = painter.unet(
+                a.sqrt() * z + (1 - a).sqrt() * noise, t, painter.states(TRIGGER, recipe.batch)
+            ).sample
         loss = (predicted.float() - noise).square().mean()
         optimizer.zero_grad()
         loss.backward()
@@ -179,7 +191,9 @@ def main() -> None:
             trained = time.time() - start
             for key, value in paintings(painter, data["bases"]).items():
                 out[f"{who}{fold}_{key}"] = value
-            log.info("lora %s fold %d loss %.4f, %.0f s + %.0f s", who, fold, loss, trained, time.time() - start - trained)
+            log.info(
+                "lora %s fold %d loss %.4f, %.0f s + %.0f s", who, fold, loss, trained, time.time() - start - trained
+            )
     np.savez_compressed(args.output, **out)
 
 

@@ -3,8 +3,9 @@
     python -m engine.mini.train.unet chips.npz OUT --seconds 300 [--resume]
 
 Noise prediction on the SD1.5 schedule, min-SNR weights (Hang 2023, gamma 8), errors on the face count double, 10 %
-empty captions. Identity has a place in the text: in a caption with the trigger phrase the embedding of "easyphoto" is, two
-times in three, replaced by one learned for the portrait's person (a mixture of two for a mixed face). The person's
+empty captions. Identity has a place in the text: in a caption with the trigger phrase the embedding of "easyphoto"
+gets, two times in three, a vector added that is learned for the person (a mixture of two for a mixed face).
+The person's
 vectors are thrown away; what stays is a model in which that word's position carries who it is, which is what a LoRA
 then needs to say. OUT/unet and OUT/text_encoder are diffusers folders (moving averages).
 """
@@ -153,7 +154,7 @@ class Core(nn.Module):
 
 
 def recorded(unet: UNet2DConditionModel, batch: int) -> nn.Module:
-    """The bfloat16 UNet, forward and backward each one CUDA graph: at this size launching kernels is what takes time."""
+    """The bfloat16 UNet, forward and backward each one CUDA graph: launching kernels took longest."""
     if unet.device.type != "cuda":
         return Core(unet)
     like = {"device": unet.device, "dtype": unet.dtype}

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
@@ -54,7 +54,9 @@ def difference(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
         error = (a - b).abs().mean(1, keepdim=True)
         steep_x = ((a - b)[..., 1:] - (a - b)[..., :-1]).abs().mean(1, keepdim=True)
         steep_y = ((a - b)[..., 1:, :] - (a - b)[..., :-1, :]).abs().mean(1, keepdim=True)
-        total = total + (error * weight).mean() + (steep_x * weight[..., 1:]).mean() + (steep_y * weight[..., 1:, :]).mean()
+        total = (
+            total + (error * weight).mean() + (steep_x * weight[..., 1:]).mean() + (steep_y * weight[..., 1:, :]).mean()
+        )
         a, b, weight = (F.avg_pool2d(x, 2) for x in (a, b, weight))
     return total
 
@@ -81,7 +83,9 @@ def train_vae(
     rng = torch.Generator(device).manual_seed(5)
     judge = Patches().to(device)
     average = {k: v.detach().clone() for k, v in vae.state_dict().items()}
-    painter = torch.optim.AdamW([p for p in vae.parameters() if p.requires_grad], RATE, betas=(0.9, 0.99), weight_decay=0.0)
+    painter = torch.optim.AdamW(
+        [p for p in vae.parameters() if p.requires_grad], RATE, betas=(0.9, 0.99), weight_decay=0.0
+    )
     critic = torch.optim.AdamW(judge.parameters(), 2e-4, betas=(0.5, 0.9))
     start, step = time.time(), 0
     while (past := (time.time() - start) / seconds) < 1:
@@ -110,7 +114,9 @@ def train_vae(
             own = vae.state_dict()
             torch._foreach_lerp_([average[k] for k in average], [own[k] for k in average], min(0.02, 8 / (step + 8)))
         if step % 100 == 0:
-            log.info("vae step %d loss %.4f difference %.4f %.0f s", step, loss.item(), error.item(), time.time() - start)
+            log.info(
+                "vae step %d loss %.4f difference %.4f %.0f s", step, loss.item(), error.item(), time.time() - start
+            )
         step += 1
     log.info("vae done: %d steps of %d, loss %.4f", step, batch, loss.item())
     vae.load_state_dict(average)

@@ -1,9 +1,10 @@
 """Makes the small CLIP tokenizer: byte-level BPE in which every word of the vocabulary is one token.
 
-    python -m engine.mini.train.vocabulary engine/mini/weights/tokenizer
+python -m engine.mini.train.vocabulary engine/mini/weights/tokenizer
 """
 
 import argparse
+import itertools
 import json
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def merges_for(words: list[str]) -> list[tuple[str, str]]:
     while True:
         counts: dict[tuple[str, str], int] = {}
         for state in states:
-            for pair in zip(state, state[1:], strict=False):
+            for pair in itertools.pairwise(state):
                 counts[pair] = counts.get(pair, 0) + 1
         if not counts:
             return rules
@@ -70,7 +71,9 @@ def write_tokenizer(folder: Path) -> None:
     alphabet = byte_alphabet()
     tokens = [*alphabet, *(a + "</w>" for a in alphabet), *("".join(rule) for rule in rules), BOS, EOS]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(dict.fromkeys(tokens))}, ensure_ascii=False))
+    (folder / "vocab.json").write_text(
+        json.dumps({t: i for i, t in enumerate(dict.fromkeys(tokens))}, ensure_ascii=False)
+    )
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in rules))
     config = {
         "tokenizer_class": "CLIPTokenizer",
