@@ -15,10 +15,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import EngineError
 from engine.progress import Progress, Report, silent
+
+if TYPE_CHECKING:
+    from engine.profiles import Profile
 
 PICTURES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".heic", ".heif", ".avif", ".gif", ".bmp", ".tif", ".tiff", ""}
 
@@ -40,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             result = command(options)
     except (EngineError, Unusable) as error:
         print(f"{type(error).__name__}: {error}" if not str(error) else str(error), file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"{error.filename or 'the result'}: {error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -102,10 +108,9 @@ def _inspect(options: argparse.Namespace) -> Json:
 
 
 def _train(options: argparse.Namespace) -> Json:
-    from engine.profiles import load_profile
     from engine.training import train_subject
 
-    profile = load_profile(options.profile, options.device)
+    profile = _load(options)
     config = _changed(profile.training, options.config, options.seed)
     with contextlib.ExitStack() as stack:
         checkpoints = options.checkpoints or Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -115,9 +120,8 @@ def _train(options: argparse.Namespace) -> Json:
 
 def _portrait(options: argparse.Namespace) -> Json:
     from engine.portraits import make_portrait_file
-    from engine.profiles import load_profile
 
-    profile = load_profile(options.profile, options.device)
+    profile = _load(options)
     config = _changed(profile.portrait, options.config, options.seed)
     result: Json = make_portrait_file(
         options.subject, options.template, options.out, profile, config, _progress(options)
@@ -127,11 +131,10 @@ def _portrait(options: argparse.Namespace) -> Json:
 
 def _export_lora(options: argparse.Namespace) -> Json:
     from engine.lora import export_file
-    from engine.profiles import load_profile
 
     if options.layout == "kohya":
         return export_file(options.subject, options.file)
-    return export_file(options.subject, options.file, load_profile(options.profile, options.device).diffusion)
+    return export_file(options.subject, options.file, _load(options).diffusion)
 
 
 def _import_lora(options: argparse.Namespace) -> Json:
@@ -162,6 +165,18 @@ def _changed(config: Any, file: Path | None, seed: int | None) -> Any:
         return config.with_changes(**changes)
     except ValueError as error:
         raise Unusable(f"{file or 'the seed'} does not fit: {error}") from error
+
+
+def _load(options: argparse.Namespace) -> Profile:
+    """The profile, its libraries told to draw no bars of their own."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    from engine.profiles import load_profile
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    return load_profile(options.profile, options.device)
 
 
 def _progress(options: argparse.Namespace) -> Report:

@@ -20,6 +20,9 @@ from engine.types import Embedding, Face, HeadPose, Points, Rgb
 WORKING_SIDE = 1000  # longest side in which faces are searched
 SMALLEST_AT_ONCE = 230  # px: is the largest face so wide, then no face of a third its width needs upsampling
 MIN_SCORE = 0.0  # of the HOG detector; below it, background is found
+SURE_SCORE = (
+    0.3  # badges and folds scored up to 0.25; of faces below it only the surest counts, and only if none is above
+)
 BORDER = 0.25  # added around a picture in which no face was found: the detector needs room around a close-up
 TILTS = (-35, 35, 90, -90, 180)  # degrees tried last: the detector bears about 25; photos without EXIF lie sideways
 
@@ -104,9 +107,11 @@ class DlibDetector:
 
     def _run(self, picture: Rgb, upsampling: int) -> list[tuple[np.ndarray, float]]:
         boxes, scores, _ = self._detector.run(picture, upsampling, MIN_SCORE)
+        needed = min(SURE_SCORE, max(scores, default=0.0))
         return [
             (np.array([b.left(), b.top(), b.right(), b.bottom()], np.float64), float(score))
             for b, score in zip(boxes, scores, strict=True)
+            if score >= needed
         ]
 
     def _among_tilted(self, small: Rgb, scale: float) -> list[Face]:

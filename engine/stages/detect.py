@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from engine.types import Face
 
 COMPARABLE_WIDTH = 0.35  # of the largest face: such a second face is a second person in the photo, not a passer-by
-SURE_SCORE = 0.2  # of a second face: dlib's false alarms lie below
 MAX_CANDIDATES = 3  # faces of one photo that may turn out to be the subject
 
 
 def has_several_people(faces: Sequence[Face]) -> bool:
     """Whether a second face is so large that nobody can say whose photo it is. `faces` are sorted, largest first."""
-    return any(face.width >= COMPARABLE_WIDTH * faces[0].width and face.score >= SURE_SCORE for face in faces[1:])
+    return any(face.width >= COMPARABLE_WIDTH * faces[0].width for face in faces[1:])
 
 
 def candidates(faces: Sequence[Face]) -> tuple[Face, ...]:
