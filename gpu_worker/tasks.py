@@ -23,7 +23,7 @@ from redis.exceptions import RedisError
 from gpu_worker import failures
 from gpu_worker.background import beside
 from gpu_worker.claims import Claim, Claims, Lease, LeaseLost, NotTaken
-from gpu_worker.contract.blobs import BlobNotFound, BlobStore
+from gpu_worker.contract.blobs import BlobNotFound, BlobStore, run_prefix
 from gpu_worker.contract.codec import AnyJob, read_job
 from gpu_worker.contract.jobs import MakePortraits, TrainSubject, cancel_key
 from gpu_worker.engine_messages import Done, Ended, Failure, Run, StoppedEarly
@@ -269,7 +269,7 @@ def _output_prefix(job: AnyJob) -> str:
 
 def _run_prefix(job: AnyJob, claim: Claim) -> str:
     """No two runs write the same key, so a paused worker that wakes up spoils nothing."""
-    return f"{_output_prefix(job)}/{claim.attempt}-{claim.run}"
+    return run_prefix(_output_prefix(job), claim.attempt, claim.run)
 
 
 def _how_it_ended(running: asyncio.Task[Ended]) -> Done | Failure:
