@@ -200,7 +200,7 @@ def test_a_passer_by_does_not_matter_even_when_larger_than_the_subject_is_not(
     """A small stranger in the background is ignored; a large stranger before a small subject is looked past."""
     subject, stranger = selfie(A[3]).rgb, selfie("strangers/img25").rgb
     for large, small in ((subject, stranger), (stranger, subject)):
-        scene = cv2.resize(large, (1600, 1200), interpolation=cv2.INTER_AREA)
+        scene = scaled(large, 1500 / large.shape[1])
         face = examine(Photo("large", scene), detector, recogniser).faces[0].face
         little = detector(small)[0]
         patch = scaled(small, 0.3 * face.width / little.width)
