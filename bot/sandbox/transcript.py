@@ -46,9 +46,10 @@ class Transcript:
             return
         self._shown[message["message_id"]] = text
         who = "bot" if message["from"]["is_bot"] else "you"
-        lines = [*_picture_line(message), *text.splitlines()]
+        is_progress = _BAR.search(words(message)) is not None
+        lines = [*([] if is_progress else _picture_line(message)), *text.splitlines()]
         keys = "  ".join(f"[{button['text']}]" for button in buttons(message))
-        if keys and not _BAR.search(words(message)):
+        if keys and not is_progress:
             lines.append(keys)
         lines = [part for line in lines for part in (textwrap.wrap(line, WIDTH) or [""])]
         if lines:
