@@ -93,7 +93,7 @@ class MiniProfile:
             max_steps=240,
             validation_steps=50,
             validation_denoise_steps=14,
-            validation_guidance=4.0,
+            validation_guidance=3.0,  # docs/mini-model.md: more is too much for a small model
         )
         # Landmark fusion keeps the template's light by itself: mixing it with the template would show two faces. What
         # this small diffusion paints is less like a person than a photo of them is, so more of the second fusion stays.
