@@ -129,7 +129,8 @@ def make_portraits(
             second = run.second_diffusion(again, subject)
             finished.append(run.colour_shift(second, before, config.color_shift_last, with_lips=False))
     ranked = run.ranked(finished, subject, before)
-    mask = paste_back.edit_mask(before.parts, fused.parts, before.face)
+    others = [profile.parse(before.rgb, piece.moved_face(face)) for face in faces[1:]]
+    mask = paste_back.edit_mask(before.parts, fused.parts, before.face, others)
     pasted = [paste_back.pasted_back(template.rgb, piece, look.rgb, mask) for look in ranked]
     with run.stage(Stage.ENHANCE):
         portraits = [run.enhanced(rgb, faces[0]) for rgb in pasted]

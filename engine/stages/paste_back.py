@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
@@ -9,18 +11,27 @@ from engine.crop import Crop
 from engine.stages.parse import FaceParts
 from engine.types import Face, Mask, Rgb
 
+NEIGHBOUR = 0.05  # of the face box's width: so far around other faces nothing changes, and full change begins at twice
 REACH = (0.40, 0.50)  # of the face box's width: full up to the first distance from the face, nothing beyond the second
 
 
-def edit_mask(before: FaceParts, after: FaceParts, face: Face) -> Mask:
+def edit_mask(before: FaceParts, after: FaceParts, face: Face, others: Sequence[FaceParts] = ()) -> Mask:
     """All that the pipeline may change, soft at its edge: the template's and the subject's face and what lies around.
 
-    What fusion bends around the face and what both diffusions paint lies within.
+    What fusion bends around the face and what both diffusions paint lies within; the `others` in the template do not.
     """
-    outside = (np.maximum(before.face, after.face) == 0).astype(np.uint8)
-    distance = cv2.distanceTransform(outside, cv2.DIST_L2, 5) / face.width
+    distance = _distance(np.maximum(before.face, after.face)) / face.width
     fade = np.clip((REACH[1] - distance) / (REACH[1] - REACH[0]), 0, 1)
+    for other in others:
+        fade = np.minimum(fade, np.clip(_distance(other.face) / face.width / NEIGHBOUR - 1, 0, 1))
     return (fade * fade * (3 - 2 * fade)).astype(np.float32)
+
+
+def _distance(mask: Mask) -> Mask:
+    """Pixels to the nearest one inside `mask`; far where there is none."""
+    if mask.max() == 0:
+        return np.full(mask.shape, np.inf, np.float32)
+    return cv2.distanceTransform((mask == 0).astype(np.uint8), cv2.DIST_L2, 5)
 
 
 def pasted_back(template: Rgb, crop: Crop, worked: Rgb, mask: Mask) -> Rgb:

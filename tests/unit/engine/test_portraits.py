@@ -1,0 +1,156 @@
+"""Figure 2 from end to end on real photos, with the small diffusion at few steps."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engine.config import PortraitConfig, Style, portrait_style
+from engine.errors import FusionFailed, NoFaceInTemplate, Stopped, UnreadablePicture
+from engine.images import read_photo
+from engine.models.dlib_faces import DlibDetector, DlibFaceId
+from engine.portraits import make_portrait_file, make_portraits
+from engine.profiles import MiniProfile
+from engine.progress import Progress, Stage
+from engine.types import Photo, Rgb, SubjectFiles
+
+FAST = {"first_steps": 4, "second_steps": 5}
+NO_DIFFUSION = {"first_diffusion": False, "second_diffusion": False}
+
+
+@pytest.fixture(scope="module")
+def profile() -> MiniProfile:
+    return MiniProfile("cpu")
+
+
+@pytest.fixture(scope="module")
+def subject(
+    shared_data: Path, tmp_path_factory: pytest.TempPathFactory, detector: DlibDetector, recogniser: DlibFaceId
+) -> Path:
+    """Person b as training leaves them, without a LoRA; img30 is held out."""
+    folder = tmp_path_factory.mktemp("subject")
+    (folder / "references").mkdir()
+    for name in ("img29", "img31", "img32"):
+        shutil.copy(shared_data / "selfies" / "b" / f"{name}.jpg", folder / "references")
+    shutil.copy(shared_data / "selfies" / "b" / "img31.jpg", folder / "reference.jpg")
+    held_out = read_photo(shared_data / "selfies" / "b" / "img30.jpg").rgb
+    embedding = recogniser.embed(held_out, detector(held_out)[0])
+    info = {"held_out": [{"file": "img30.jpg", "embedding": embedding.tolist()}]}
+    (folder / "subject.json").write_text(json.dumps(info), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def template(shared_data: Path) -> Photo:
+    return read_photo(shared_data / "templates" / "8.jpg")
+
+
+def config(profile: MiniProfile, **changes: object) -> PortraitConfig:
+    result: PortraitConfig = profile.portrait.with_changes(**changes)
+    return result
+
+
+def test_a_portrait_is_the_subject_in_the_template(
+    profile: MiniProfile, subject: Path, shared_data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "portrait.jpg"
+    seen: list[Progress] = []
+    file = shared_data / "templates" / "8.jpg"
+    result = make_portrait_file(subject, file, out, profile, config(profile, **FAST), seen.append)
+    likeness = result["likeness"]
+    assert likeness["final"] > profile.recogniser.same_person + 0.05
+    assert likeness["final"] > likeness["template"] + 0.2
+    assert (likeness["encoder"], likeness["to"]) == ("dlib-resnet-v1", ["img30.jpg"])
+    assert result["changed_outside_mask"] == 0
+    assert result["faces"] == 1
+    assert any("LoRA" in note for note in result["notes"])
+    assert json.loads(json.dumps(result)) == result
+    with Image.open(out) as picture:
+        assert list(picture.size) == result["size"] == [2 * 699, 2 * 1000]
+    assert {p.stage for p in seen} >= {Stage.TEMPLATE, Stage.FUSE, Stage.FIRST_DIFFUSION, Stage.SECOND_DIFFUSION}
+    assert set(result["seconds"]) >= {Stage.FUSE, Stage.FIRST_DIFFUSION, Stage.SECOND_FUSION, Stage.SECOND_DIFFUSION}
+
+
+def test_a_switched_off_diffusion_is_said_and_the_best_of_one_is_that_one(
+    profile: MiniProfile, subject: Path, template: Photo
+) -> None:
+    numbers = config(profile, **NO_DIFFUSION, super_resolution=False)
+    report = make_portraits(SubjectFiles(subject), template, profile, numbers)
+    assert "first diffusion switched off" in report.notes
+    assert "second diffusion switched off" in report.notes
+    assert report.portrait.shape == template.rgb.shape
+    assert report.others == ()
+    assert np.array_equal(report.portrait[:40], template.rgb[:40])
+
+
+def test_candidates_come_best_first_and_the_others_with_it(
+    profile: MiniProfile, subject: Path, template: Photo
+) -> None:
+    numbers = config(profile, **FAST, candidates=2, super_resolution=False)
+    report = make_portraits(SubjectFiles(subject), template, profile, numbers)
+    assert len(report.others) == 1
+    assert (report.portrait != report.others[0]).any()
+
+
+def test_a_fusion_that_fails_is_skipped_and_said(subject: Path, template: Photo) -> None:
+    class Failing(MiniProfile):
+        @property
+        def fuser(self):  # type: ignore[no-untyped-def,override]
+            def fail(*_: object) -> Rgb:
+                raise FusionFailed("no network")
+
+            return fail
+
+    profile = Failing("cpu")
+    numbers = config(profile, **NO_DIFFUSION, super_resolution=False)
+    report = make_portraits(SubjectFiles(subject), template, profile, numbers)
+    assert [note for note in report.notes if note.startswith("face fusion skipped")]
+    assert report.likeness["final"] < 0.4
+
+
+def test_a_template_without_a_face_is_refused(profile: MiniProfile, subject: Path) -> None:
+    empty = Photo("wall", np.full((400, 400, 3), 128, np.uint8))
+    with pytest.raises(NoFaceInTemplate):
+        make_portraits(SubjectFiles(subject), empty, profile, profile.portrait)
+
+
+def test_a_subject_without_a_face_is_refused(profile: MiniProfile, tmp_path: Path, template: Photo) -> None:
+    Image.new("RGB", (200, 200)).save(tmp_path / "reference.jpg")
+    with pytest.raises(UnreadablePicture):
+        make_portraits(SubjectFiles(tmp_path), template, profile, profile.portrait)
+
+
+def test_stopping_in_the_middle_of_a_pass_stops(profile: MiniProfile, subject: Path, template: Photo) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.stage is Stage.FIRST_DIFFUSION:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        make_portraits(SubjectFiles(subject), template, profile, config(profile, **FAST), stop)
+
+
+def test_of_several_faces_the_largest_is_replaced_and_the_others_keep_every_bit(
+    profile: MiniProfile, subject: Path, shared_data: Path
+) -> None:
+    group = read_photo(shared_data / "selfies" / "family" / "detection5.jpg")
+    faces = profile.detector(group.rgb)
+    numbers = config(profile, **NO_DIFFUSION, super_resolution=False)
+    report = make_portraits(SubjectFiles(subject), group, profile, numbers)
+    assert report.faces == len(faces) > 1
+
+    changed = (report.portrait != group.rgb).any(-1)
+    assert changed[profile.parse(group.rgb, faces[0]).face > 0].any()
+    for other in faces[1:]:
+        assert not changed[profile.parse(group.rgb, other).face > 0].any()
+
+
+def test_strict_likeness_never_weakens_what_a_profile_asks_for(profile: MiniProfile) -> None:
+    strict = portrait_style(Style.STRICT, profile.portrait)
+    assert strict.fusion_before_ratio >= profile.portrait.fusion_before_ratio
+    assert strict.fusion_after_ratio >= profile.portrait.fusion_after_ratio
+    assert strict.first_strength <= profile.portrait.first_strength
