@@ -108,11 +108,12 @@ def snowflake(_count: itertools.count[int] = itertools.count(1), *, age_s: float
 
 
 class FakeDiscord:
-    """`async with FakeDiscord() as discord`. What tests change: `token_life_s`, `shards`, `closed_dms`, `fail`."""
+    """`async with FakeDiscord() as discord`. Tests change what stands at the top of `__init__`."""
 
     def __init__(self) -> None:
         self.token = "discord.test.token"
         self.token_life_s, self.shards = 900.0, 1
+        self.message_age_s = 0.0  # new messages look as if they had been sent that long ago
         self.closed_dms: set[str] = set()
         self.fail: list[tuple[str, Refused]] = []  # the next request whose "METHOD path" matches is refused, once each
         self.calls: list[Call] = []
@@ -327,7 +328,8 @@ class FakeDiscord:
             self._seen.notify_all()
         data = b"" if answer is None else json.dumps(answer).encode()
         # The library compares the type for equality: no charset may follow.
-        return web.Response(status=call.status, body=data, headers={"Content-Type": "application/json", **headers})
+        kind = {} if answer is None else {"Content-Type": "application/json"}
+        return web.Response(status=call.status, body=data, headers=kind | headers)
 
     def _maybe_fail(self, call: Call) -> None:
         for index, (pattern, refused) in enumerate(self.fail):
@@ -385,7 +387,7 @@ class FakeDiscord:
         flags = (body.get("data") or {}).get("flags", 0)
         if body["type"] in (4, 5):
             channel = CHANNEL if made.hidden else self._dm(made.user)
-            message = Message(snowflake(), channel, flags, is_thinking=body["type"] == 5)
+            message = Message(self._new_message_id(), channel, flags, is_thinking=body["type"] == 5)
             message.content = (body.get("data") or {}).get("content") or ""
             made.message = self.messages[message.id] = message
             told["resource"] = {"type": body["type"], "message": message.payload()}
@@ -397,7 +399,7 @@ class FakeDiscord:
             raise Refused(401, 50027, "Invalid Webhook Token")
         if method == "POST":
             channel = CHANNEL if made.hidden else self._dm(made.user)
-            return self._put(Message(snowflake(), channel, body.get("flags") or 0, versions=0), body, files)
+            return self._put(Message(self._new_message_id(), channel, body.get("flags") or 0, versions=0), body, files)
         message = made.message if which == "@original" else self.messages.get(str(which))
         if message is None or message.id not in self.messages:
             raise Refused(404, 10008, "Unknown Message")
@@ -409,11 +411,14 @@ class FakeDiscord:
         if self._channels[channel] in self.closed_dms and method == "POST":
             raise Refused(403, 50007, "Cannot send messages to this user")
         if which is None:
-            return self._put(Message(snowflake(), channel, body.get("flags") or 0, versions=0), body, files)
+            return self._put(Message(self._new_message_id(), channel, body.get("flags") or 0, versions=0), body, files)
         message = self.messages.get(which)
         if message is None or message.channel != channel or message.is_ephemeral:
             raise Refused(404, 10008, "Unknown Message")
         return self._delete(message) if method == "DELETE" else self._put(message, body, files)
+
+    def _new_message_id(self) -> str:
+        return snowflake(age_s=self.message_age_s)
 
     def _delete(self, message: Message) -> None:
         del self.messages[message.id]

@@ -133,7 +133,7 @@ class DiscordChat:
             if not _is_worn_out(ref, reply) and await self._edit(ref, card):
                 return MessageRef(ref.address, ref.message_id, bool(card.pictures))
         except ChatError as error:
-            if not error.is_permanent:
+            if not error.is_permanent and not (error.retry_after_s and _age_s(ref) > EDITS_END_S):
                 raise
         sent = (await self.send(ref.address, reply, language) or [ref])[-1]
         if sent != ref:
@@ -309,8 +309,11 @@ def _number(ref: MessageRef) -> int:
 
 def _is_worn_out(ref: MessageRef, reply: Reply) -> bool:
     """Progress goes on in a fresh message before Discord rations the edits of the old one."""
-    age_s = time.time() - discord.utils.snowflake_time(_number(ref)).timestamp()
-    return isinstance(reply, r.Working) and not reply.job.status.is_final and age_s > EDITS_END_S
+    return isinstance(reply, r.Working) and not reply.job.status.is_final and _age_s(ref) > EDITS_END_S
+
+
+def _age_s(ref: MessageRef) -> float:
+    return time.time() - discord.utils.snowflake_time(_number(ref)).timestamp()
 
 
 def _keep(memory: OrderedDict[str, T], key: str, value: T) -> None:

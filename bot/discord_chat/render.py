@@ -71,7 +71,7 @@ class Renderer:
 
     def _rows(self, reply: Reply, room: int) -> tuple[tuple[CardButton, ...], ...]:
         """As many rows as there is room for; a row counts as one component more than it has buttons."""
-        wanted = (*_extra_rows(reply), *rows_of(reply))
+        wanted = _without_twins((*_extra_rows(reply), *rows_of(reply)))
         rows = [row[at : at + MAX_ROW] for row in wanted for at in range(0, len(row), MAX_ROW)]
         kept = []
         for row in rows:
@@ -104,6 +104,13 @@ def _extra_rows(reply: Reply) -> tuple[tuple[Button, ...], ...]:
             return ((Button(ADD_TEMPLATE),),)
         case _:
             return ()
+
+
+def _without_twins(rows: tuple[tuple[Button, ...], ...]) -> list[list[Button]]:
+    """Discord takes a custom id once in a message; of two pages, forth and back lead to the same one: forth stays."""
+    last = {button.choice: button for row in rows for button in row}
+    kept = ([button for button in row if last[button.choice] is button] for row in rows)
+    return [row for row in kept if row]
 
 
 def _pictures(reply: Reply) -> tuple[str, ...]:
