@@ -84,7 +84,7 @@ class _Patch:
 
     @property
     def origin(self) -> Points:
-        origin: Points = np.array([self.left, self.top], np.float32)
+        origin: Points = np.array((self.left, self.top), dtype=np.float32)
         return origin
 
     def cut(self, rgb: Rgb) -> Plane:
