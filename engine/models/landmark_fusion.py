@@ -88,7 +88,7 @@ class _Patch:
         return origin
 
     def cut(self, rgb: Rgb) -> Plane:
-        return rgb[self.top : self.bottom, self.left : self.right].astype(np.float32) / 255
+        return rgb[self.top : self.bottom, self.left : self.right].astype(np.float32) / np.float32(255)
 
     def put(self, rgb: Rgb, patch: Plane) -> Rgb:
         result = rgb.copy()
