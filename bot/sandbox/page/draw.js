@@ -123,7 +123,7 @@ function singlePicture(message, act, old) {
   const node = picture(message, act);
   const ratio = Math.min(Math.max(size.width / size.height, 0.56), 2.6);
   node.style.aspectRatio = ratio;
-  node.style.width = `min(${Math.round(Math.min(430, 480 * ratio))}px, 78vw)`;
+  node.style.minWidth = `min(${Math.round(Math.min(430, 480 * ratio))}px, 78vw)`; // the words below wrap to it
   if (old) {
     // The new picture appears over the old one once it is there.
     const next = node.querySelector("img");
