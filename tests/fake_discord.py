@@ -23,7 +23,7 @@ APP = "900000000000000001"
 GUILD, CHANNEL = "910000000000000001", "920000000000000001"
 ME = {"id": APP, "username": "portraits", "discriminator": "0", "global_name": None, "avatar": None, "bot": True}
 EPOCH_MS = 1420070400000
-EPHEMERAL, V2 = 64, 1 << 15
+EPHEMERAL, LOADING = 64, 1 << 7
 COMMAND, COMPONENT, AUTOCOMPLETE, DIALOG = 2, 3, 4, 5
 ACK_S = 3.0
 
@@ -75,7 +75,8 @@ class Message:
 
     def payload(self) -> Json:
         return {
-            "id": self.id, "channel_id": self.channel, "author": ME, "content": self.content, "flags": self.flags,
+            "id": self.id, "channel_id": self.channel, "author": ME, "content": self.content,
+            "flags": self.flags | (LOADING if self.is_thinking else 0),
             "timestamp": "2026-01-01T00:00:00+00:00", "edited_timestamp": None, "tts": False, "type": 0,
             "mention_everyone": False, "mentions": [], "mention_roles": [], "embeds": [], "pinned": False,
             "attachments": self.attachments, "components": self.components,
@@ -403,6 +404,8 @@ class FakeDiscord:
         message = made.message if which == "@original" else self.messages.get(str(which))
         if message is None or message.id not in self.messages:
             raise Refused(404, 10008, "Unknown Message")
+        if method == "GET":
+            return message.payload()
         return self._delete(message) if method == "DELETE" else self._put(message, body, files)
 
     def _in_channel(self, method: str, channel: str, which: str | None, body: Any, files: Json) -> Json | None:

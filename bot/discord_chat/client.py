@@ -67,6 +67,7 @@ class Client(commands.AutoShardedBot):
         except discord.HTTPException as error:
             log.warning("the commands could not be brought up to date: %s", error)
         self.app.register(PLATFORM, self.chat)
+        await self.talk.tidy_up(self)
         log.info("Discord is on")
 
     async def on_interaction(self, interaction: discord.Interaction[Any]) -> None:

@@ -100,6 +100,7 @@ def _portrait(talk: Talk, templates: tuple[Template, ...]) -> Callable[..., Awai
         language = language_of(interaction)
         wanted = typed.strip().casefold()
         found = [template for template in templates if any(wanted in word for word in _words_of(template))]
+        found.sort(key=lambda template: wanted not in template.title[language].casefold())
         return [app_commands.Choice(name=t.title[language], value=t.template_id) for t in found[:MAX_SUGGESTIONS]]
 
     @app_commands.describe(template=_described("option_template"), picture=_described("option_picture"))

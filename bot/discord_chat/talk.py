@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import secrets
 import time
@@ -57,6 +58,7 @@ class Talk:
     secret: bytes
     max_file_bytes: int
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+    thinking: dict[int, Answering] = field(default_factory=dict)  # by interaction
     waiting: OrderedDict[str, Waiting] = field(default_factory=OrderedDict)  # by person
 
     # --- what Discord delivers
@@ -65,7 +67,7 @@ class Talk:
         """A command: acknowledged first (Discord gives three seconds), then told in order."""
         hidden = is_hidden(interaction)
         if await _acknowledged(interaction.response.defer(ephemeral=hidden, thinking=True)):
-            answering = self.chat.opened(interaction, awaits_first=True, brings_picture=bool(attachments))
+            answering = await self._thinking(interaction, brings_picture=bool(attachments))
             await self._tell(interaction, answering, opening, attachments)
 
     async def press(self, interaction: AnyInteraction) -> None:
@@ -91,13 +93,15 @@ class Talk:
 
     async def submit(self, interaction: AnyInteraction) -> None:
         """A dialog; one that a button opened leaves that button's message as it is."""
-        has_message = interaction.message is not None
-        if not await _acknowledged(
-            interaction.response.defer(ephemeral=is_hidden(interaction), thinking=not has_message)
-        ):
-            return
-        what = submitted(interaction)
-        answering = self.chat.opened(interaction, awaits_first=not has_message, brings_picture=True)
+        what, hidden = submitted(interaction), is_hidden(interaction)
+        if interaction.message is None:
+            if not await _acknowledged(interaction.response.defer(ephemeral=hidden, thinking=True)):
+                return
+            answering = await self._thinking(interaction, brings_picture=True)
+        else:
+            if not await _acknowledged(interaction.response.defer()):
+                return
+            answering = self.chat.opened(interaction, awaits_first=False, brings_picture=True)
         match what.dialog:
             case dialog if dialog == PHOTOS:
                 opening = AGREE if what.agrees else None
@@ -106,7 +110,6 @@ class Talk:
                 await self._tell(interaction, answering, OWN_TEMPLATE, what.attachments)
             case _:
                 await self._alert(interaction, OutOfDate())
-                await self._stop_thinking(answering, 0)
 
     async def guarded(self, interaction: AnyInteraction, handling: Coroutine[Any, Any, None]) -> None:
         """The border: what breaks is logged under a short reference, and the person hears of it."""
@@ -119,6 +122,10 @@ class Talk:
             await self.apologise(interaction, error)
         finally:
             self.tasks.discard(task)
+        if interaction.id in self.thinking:
+            tidying = asyncio.create_task(self._stop_thinking(interaction))
+            self.tasks.add(tidying)
+            tidying.add_done_callback(self.tasks.discard)
 
     async def apologise(self, interaction: AnyInteraction, error: Exception) -> None:
         reference = secrets.token_hex(3)
@@ -143,10 +150,6 @@ class Talk:
             self.waiting[str(interaction.user.id)] = Waiting(again, attachments, time.monotonic() + TOKEN_LIFE_S)
             while len(self.waiting) > MAX_WAITING:
                 self.waiting.popitem(last=False)
-        if answering.awaits_first:
-            task = asyncio.create_task(self._stop_thinking(answering, FIRST_WORD_S))
-            self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
 
     async def _pictures(self, attachments: Attachments) -> AsyncIterator[Said]:
         """The files in order, a few fetched ahead (their addresses expire, and memory is finite)."""
@@ -188,19 +191,58 @@ class Talk:
         if reply is None:
             return
         words = texts.alert(reply, language_of(interaction))
+        answering = self.thinking.get(interaction.id)
         with contextlib.suppress(discord.HTTPException, aiohttp.ClientError):
-            if interaction.response.is_done():
-                await interaction.followup.send(words, ephemeral=True)
-            else:
+            if not interaction.response.is_done():
                 await interaction.response.send_message(words, ephemeral=True)
-
-    async def _stop_thinking(self, answering: Answering, after_s: float) -> None:
-        await asyncio.sleep(after_s)
-        async with answering.lock:
-            if answering.awaits_first:
+            elif answering is not None and answering.awaits_first:
                 answering.awaits_first = False
-                with contextlib.suppress(discord.HTTPException, aiohttp.ClientError):
-                    await answering.interaction.delete_original_response()
+                await interaction.edit_original_response(content=words)
+            else:
+                await interaction.followup.send(words, ephemeral=True)
+
+    # --- "thinking…"
+
+    async def _thinking(self, interaction: AnyInteraction, *, brings_picture: bool) -> Answering:
+        """Noted on disk as well, so that a crash does not leave it there."""
+        answering = self.chat.opened(interaction, awaits_first=True, brings_picture=brings_picture)
+        self.thinking[interaction.id] = answering
+        note = {
+            "id": interaction.id,
+            "application": interaction.application_id,
+            "token": interaction.token,
+            "language": language_of(interaction),
+        }
+        await self.app.inbox.store(PLATFORM, interaction.id, json.dumps(note))
+        return answering
+
+    async def _stop_thinking(self, interaction: AnyInteraction) -> None:
+        answering = self.thinking[interaction.id]
+        try:
+            if answering.awaits_first:
+                await asyncio.sleep(FIRST_WORD_S)
+            async with answering.lock:
+                if answering.awaits_first:
+                    answering.awaits_first = False
+                    with contextlib.suppress(discord.HTTPException, aiohttp.ClientError):
+                        await interaction.delete_original_response()
+            await self.app.inbox.done(PLATFORM, interaction.id)
+        except Exception:  # the border of a task that nobody waits for
+            log.exception("an interaction could not be tidied up")
+        finally:
+            del self.thinking[interaction.id]
+
+    async def tidy_up(self, client: discord.Client) -> None:
+        """After a start: what an earlier process left thinking gets a sentence."""
+        for raw in await self.app.inbox.pending(PLATFORM):
+            note = json.loads(raw)
+            words = texts.dialog("restarted", note["language"])
+            webhook = discord.Webhook.partial(note["application"], note["token"], client=client)
+            with contextlib.suppress(discord.HTTPException, aiohttp.ClientError):
+                message = await webhook.fetch_message("@original")  # type: ignore[arg-type]
+                if message.flags.loading:
+                    await message.edit(content=words)
+            await self.app.inbox.done(PLATFORM, note["id"])
 
     def _pressed(self, interaction: AnyInteraction) -> MessageRef | None:
         message = interaction.message

@@ -321,6 +321,32 @@ async def test_a_slow_core_is_acknowledged_in_time(place: Place, monkeypatch: py
         await here.nothing_is_thinking()
 
 
+async def test_what_a_killed_bot_left_thinking_gets_a_sentence(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(self: app.Bot, incoming: Any) -> Any:
+        await asyncio.sleep(60)
+
+    async with town(place) as here:
+        monkeypatch.setattr(app.Bot, "handle", never)
+        await here.discord.command(here.me, "help")
+        await here.discord.until(lambda m: m.is_thinking)
+        assert await here.stop() < 3
+        monkeypatch.undo()
+        await here.start()
+        await here.discord.until(lambda m: m.content == texts.dialog("restarted", "en"))
+        await here.nothing_is_thinking()
+
+
+async def test_what_breaks_is_apologised_for(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(self: app.Bot, incoming: Any) -> Any:
+        raise RuntimeError("a mistake of ours")
+
+    monkeypatch.setattr(app.Bot, "handle", broken)
+    async with town(place) as here:
+        await here.discord.command(here.me, "help")
+        await here.discord.until(lambda m: m.content.startswith("Sorry, something broke on my side"))
+        await here.nothing_is_thinking()
+
+
 async def test_what_discord_refuses_for_now_is_said_later(place: Place) -> None:
     async with town(place) as here:
         slow_down = Refused(429, 0, "You are being rate limited.", retry_after=0.4, **{"global": False})

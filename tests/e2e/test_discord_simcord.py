@@ -29,6 +29,17 @@ simcord = pytest.importorskip("simcord", reason="needs SimCord: pip install simc
 PORTRAITS = tuple(PortraitView(f"portrait{n}", f"p/{n}.jpg", 64, 64, 0.7) for n in range(4))
 
 
+class NoInbox:
+    async def store(self, platform: str, update_id: int, raw: str) -> bool:
+        return True
+
+    async def done(self, platform: str, update_id: int) -> None:
+        pass
+
+    async def pending(self, platform: str) -> list[str]:
+        return []
+
+
 @dataclass
 class ScriptedApp:
     """Answers everything with a reply of the script, as the core would, and remembers what it heard."""
@@ -37,7 +48,7 @@ class ScriptedApp:
     settings: Settings
     heard: list[Said] = field(default_factory=list)
     chats: dict[str, Chat] = field(default_factory=dict)
-    inbox: Any = None
+    inbox: Any = field(default_factory=NoInbox)
 
     def register(self, platform: str, chat: Chat) -> None:
         self.chats[platform] = chat
