@@ -1,4 +1,4 @@
-"""The engine without bot, queue or database: `python -m engine inspect|train|portrait|lora`.
+"""The engine without bot, queue or database: `python -m engine inspect|train|portrait|lora|models`.
 
 Standard output holds one JSON object; everything else goes to standard error. The exit status is 0, or 1 with one
 sentence about what is wrong, or 2 for a wrong command line.
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine import models_cli
 from engine.errors import EngineError
 from engine.progress import Progress, Report, silent
 
@@ -34,6 +35,8 @@ class Unusable(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    if "models_command" in options:
+        return models_cli.run(options)
     # Torch's threads otherwise spin while they wait for each other: on busy cores that costs several times the work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
@@ -91,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         one.set_defaults(command=_export_lora if direction == "export" else _import_lora)
         if direction == "export":
             one.add_argument("--layout", choices=("kohya", "diffusers"), default="kohya")
+    models_cli.add_parser(commands)
     return parser
 
 

@@ -185,6 +185,8 @@ def _environment() -> dict[str, str]:
         for name, value in os.environ.items()
         if name.startswith(_LEFT_TO_ENGINE) or not name.startswith(_KEPT_FROM_ENGINE)
     }
+    # Torch's threads otherwise spin while they wait for each other: on busy cores that costs several times the work.
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not sys.stderr.isatty():
         environment["TQDM_DISABLE"] = "1"  # progress bars of libraries are for terminals, not for logs
     return environment

@@ -12,6 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # No test may reach a model hub.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
+# Set before torch loads: its threads spin while they wait, which starves whatever else runs on two cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +15,6 @@ from engine.types import Photo
 
 if TYPE_CHECKING:
     from engine.diffusion import Diffusion
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is there: its threads spin on busy cores otherwise
 
 
 @pytest.fixture(scope="session")
