@@ -153,6 +153,7 @@ class FakeDiscord:
     # --- what people do
 
     async def command(self, user: str, name: str, files: list[Json] | None = None, **options: Any) -> Interaction:
+        how = {"where": options.pop("where", "guild"), "locale": options.pop("locale", "en-US")}
         types = {str: 3, bool: 5}
         given: list[Json] = [
             {"name": n, "type": types[type(v)], "value": v} for n, v in options.items() if n != "where"
@@ -163,7 +164,7 @@ class FakeDiscord:
         for number, file in enumerate(files or (), 1):
             given.append({"name": "picture" if is_one else f"photo{number}", "type": 11, "value": file["id"]})
         data = {"id": known["id"], "name": name, "type": 1, "options": given, "resolved": {"attachments": attachments}}
-        return await self._interact(user, COMMAND, data, where=options.get("where", "guild"))
+        return await self._interact(user, COMMAND, data, **how)
 
     async def suggest(self, user: str, name: str, option: str, typed: str, locale: str = "en-US") -> list[Json]:
         known = next(command for command in self.commands if command["name"] == name)
@@ -232,6 +233,10 @@ class FakeDiscord:
     async def drop_gateway(self) -> None:
         for socket in list(self._sockets.values()):
             await socket.close(code=4000)
+
+    async def deliver_again(self) -> None:
+        """The last event once more, as after a RESUME that went back too far."""
+        await self._dispatch(*self._sent[-1][1:])
 
     async def _interact(self, user: str, kind: int, data: Json, **how: Any) -> Interaction:
         message: Message | None = how.get("message")

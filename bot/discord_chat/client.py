@@ -93,6 +93,7 @@ async def run_discord(app: DiscordApp, stop: asyncio.Event) -> None:
     token = app.settings.discord_token
     assert token is not None, "the frontend runs only where a token is set"
     Route.BASE = f"{app.settings.discord_api_url.rstrip('/')}/v10"  # the library has no other way to say it
+    discord.VoiceClient.warn_nacl = discord.VoiceClient.warn_dave = False  # there is no voice to be missed
     pause_s = 1.0
     while not stop.is_set():
         client = Client(app, secret_of(token.get_secret_value()))

@@ -86,7 +86,7 @@ class Talk:
             said = Pressed(meant)
             reply = await self.app.handle(self._incoming(interaction, said, "", self._pressed(interaction)))
             await self._alert(interaction, reply)
-            waiting = self.waiting.pop(str(interaction.user.id), None)
+            waiting = self.waiting.pop(str(interaction.user.id), None) if meant.action in ("agree", "decline") else None
             if said == AGREE and waiting is not None and time.monotonic() < waiting.until:
                 answering.brings_picture = True
                 await self._tell(interaction, answering, waiting.opening, waiting.attachments)

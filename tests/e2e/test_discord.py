@@ -27,7 +27,7 @@ from bot.domain import MAX_PHOTOS
 from bot.settings import Settings
 from bot.templates import load_templates
 from tests.conftest import ROOT
-from tests.discord_limits import BUTTON, walk
+from tests.discord_limits import BUTTON, MAX_FILE, walk
 from tests.e2e.conftest import selfie
 from tests.fake_discord import FakeDiscord, Interaction, Message, Refused
 from tests.valkey import ValkeyServer
@@ -170,6 +170,12 @@ async def test_from_selfies_to_a_portrait(place: Place) -> None:
         _, data = here.discord.files[original.attachments[0]["id"]]
         assert data in [path.read_bytes() for path in (place.folder / "blobs").rglob("portrait-*.jpg")]
         assert all(m.is_ephemeral for m in here.discord.messages.values())  # others of the server see nothing
+        for path in (place.folder / "blobs").rglob("portrait-*.jpg"):
+            path.write_bytes(data + bytes(MAX_FILE))
+        await here.discord.command(here.me, "results")
+        results = await here.discord.until(lambda m: "Portrait 1 of 1" in m.text)
+        assert words(results).endswith(texts.dialog("too_big_to_show", "en"))
+        assert not results.pictures
         await here.discord.press(here.me, portrait, portrait.buttons["delete_portrait"])
         await here.discord.until(lambda m: m.text == "### The portrait is deleted.", LIMIT_S)
 
@@ -277,7 +283,7 @@ async def test_closed_direct_messages_are_asked_once_and_the_result_waits(
         here.discord.closed_dms.add(here.me)
         monkeypatch.setattr(discord_chat, "TOKEN_LIFE_S", 0.3)
         await here.use()
-        await asyncio.sleep(5)
+        await asyncio.sleep(4)
         tried = [call for call in here.discord.calls if call.status == 403]
         assert len(tried) == 1
         monkeypatch.undo()
@@ -319,6 +325,37 @@ async def test_a_slow_core_is_acknowledged_in_time(place: Place, monkeypatch: py
         assert answer["type"] == 5
         await here.says(r.Help())
         await here.nothing_is_thinking()
+
+
+async def test_who_speaks_chinese_is_answered_in_chinese_and_in_direct_messages_openly(place: Place) -> None:
+    async with town(place) as here:
+        asked = await here.discord.command(here.me, "train", locale="zh-CN", where="dm")
+        dialog = await here.discord.dialog(asked)
+        assert dialog["title"] == texts.dialog("photos_title", "zh")
+        await here.discord.submit(here.me, dialog, {"first": here.photos(5)}, where="dm", locale="zh-CN")
+        collection = await here.discord.until(lambda m: "5 张照片" in m.text and "start" in m.buttons, LIMIT_S)
+        assert not collection.is_ephemeral
+        await here.nothing_is_thinking()
+
+
+async def test_forty_people_at_once_are_all_acknowledged_in_time_and_answered(place: Place) -> None:
+    async with town(place) as here:
+        people = [next(PEOPLE) for _ in range(40)]
+        await asyncio.gather(*[here.discord.command(person, "help") for person in people])
+        wanted = discord_words(r.Help())
+        await until(lambda: sum(words(m) == wanted for m in here.discord.messages.values()) == len(people), LIMIT_S)
+        assert not [call for call in here.discord.calls if call.status >= 400]  # a late one would be refused with 404
+
+
+async def test_what_is_delivered_twice_is_heard_once(place: Place) -> None:
+    async with town(place) as here:
+        await here.discord.command(here.me, "help")
+        await here.says(r.Help())
+        await here.discord.deliver_again()
+        await until(lambda: any(call.status == 400 for call in here.discord.calls))  # acknowledged already
+        await here.discord.command(here.me, "queue")
+        await here.says(r.QueueStatus((), 0, 1))
+        assert sum(words(m) == discord_words(r.Help()) for m in here.discord.messages.values()) == 1
 
 
 async def test_what_a_killed_bot_left_thinking_gets_a_sentence(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
