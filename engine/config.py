@@ -31,6 +31,19 @@ class ScoreAgainst(StrEnum):
     TRAINING = "training"  # the reference's way, which rewards copying
 
 
+class PhotoLimits(Config):
+    """Beyond the first number a photo is refused, beyond the second one warned about."""
+
+    width_px: tuple[float, float] = (48, 80)
+    sharpness: tuple[float, float] = (0.2, 0.7)
+    light_tone: tuple[float, float] = (60, 90)  # too dark below
+    middle_tone: tuple[float, float] = (18, 32)  # too dark below
+    clipped: tuple[float, float] = (0.4, 0.28)  # too bright above
+    dark_tone: tuple[float, float] = (170, 140)  # too bright (washed out) above
+    yaw_deg: tuple[float, float] = (42, 32)
+    pitch_deg: tuple[float, float] = (38, 30)
+
+
 class TrainingConfig(Config):
     """LoRA training of one subject (figure 1)."""
 
@@ -60,6 +73,11 @@ class TrainingConfig(Config):
     validation_denoise_steps: Annotated[int, Field(ge=1, le=150)] = 20
     validation_guidance: Annotated[float, Field(ge=1, le=30)] = 9.0
     score_against: ScoreAgainst = ScoreAgainst.HELD_OUT
+    validation_negative: str = (  # the reference's list
+        "sketch, low quality, worst quality, low quality shadow, lowres, inaccurate eyes, huge eyes, longbody, "
+        "bad anatomy, cropped, worst face, strange mouth, inaccurate limb, bad composition, ugly, noface, disfigured, "
+        "duplicate, text, logo"
+    )
     merge_best: Annotated[int, Field(ge=1, le=100)] = 10  # renders whose checkpoints are merged
 
     def steps_for(self, photos: int) -> int:

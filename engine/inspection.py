@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from engine.config import PhotoLimits
 from engine.errors import UnreadablePicture
 from engine.images import read_photo
 from engine.stages import detect, identify, quality
@@ -144,7 +145,7 @@ def _quality_report(item: PhotoFindings, face: FoundFace | None) -> PhotoReport:
     measures = face.measures.as_dict() if face else {}
     if item.refusal or face is None:
         return PhotoReport(item.file, Verdict.REFUSED, item.refusal or Reason.NO_FACE, measures)
-    verdict, reason = quality.verdict(face.measures, quality.Limits())
+    verdict, reason = quality.verdict(face.measures, PhotoLimits())
     return PhotoReport(item.file, verdict, reason, measures)
 
 

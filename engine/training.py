@@ -22,7 +22,17 @@ from engine.inspection import PhotoFindings, examine, examine_file, judge
 from engine.progress import Progress, Report, Stage, Stopwatch
 from engine.stages import merge, retouch, segment, train_lora, validate
 from engine.stages.caption import training_caption
-from engine.types import CheckpointScore, Embedding, InspectedPhoto, Inspection, Photo, Rgb, SubjectFiles, Verdict
+from engine.types import (
+    CheckpointScore,
+    Embedding,
+    InspectedPhoto,
+    Inspection,
+    Photo,
+    Render,
+    Rgb,
+    SubjectFiles,
+    Verdict,
+)
 
 if TYPE_CHECKING:
     from engine.profiles import Profile
@@ -123,10 +133,10 @@ class _Run:
     def __init__(self, exam: validate.Exam, folder: Path, report: Report, watch: Stopwatch) -> None:
         self.exam, self._folder, self._report, self._watch = exam, folder, report, watch
         self._loras: dict[int, lora.State] = {}
-        self.renders: dict[int, list[validate.Render]] = {}
+        self.renders: dict[int, list[Render]] = {}
         self.shares: dict[int, float] = {}
         self.chosen: lora.State = {}
-        self.chosen_renders: list[validate.Render] = []
+        self.chosen_renders: list[Render] = []
 
     def train(self, data: train_lora.TrainingSet, steps: int) -> None:
         """Trains to the end; every checkpoint paints and is scored."""
@@ -176,7 +186,7 @@ class _Run:
             peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         )
 
-    def _examined(self, step: int, steps: int) -> list[validate.Render]:
+    def _examined(self, step: int, steps: int) -> list[Render]:
         """The checkpoint's renders, scored; those of an earlier run are read back."""
         kept = self._folder / f"renders-{step:06}.npz"
         with self._watch.timing(Stage.VALIDATE):
@@ -221,6 +231,7 @@ def _exam(
     ranked_by = held_out if config.score_against is ScoreAgainst.HELD_OUT else training
     return validate.Exam(
         validate.canvases(profile.id_templates(), profile),
+        training_caption(config.trigger),
         profile,
         config,
         [photo.embedding for photo in held_out],
@@ -271,7 +282,7 @@ def _real_likeness(profile: Profile, training: Sequence[InspectedPhoto], held_ou
 
 
 def _copy_paste(
-    renders: Sequence[validate.Render], training: Sequence[InspectedPhoto], held_out: Sequence[InspectedPhoto]
+    renders: Sequence[Render], training: Sequence[InspectedPhoto], held_out: Sequence[InspectedPhoto]
 ) -> float | None:
     seen: list[Embedding] = [photo.embedding for photo in training]
     scores = [

@@ -120,6 +120,17 @@ class Inspection:
 
 
 @dataclass(frozen=True)
+class Render:
+    """What a checkpoint painted on one validation template. Without a face in it, the other three are None."""
+
+    template: int
+    rgb: Rgb
+    embedding: Embedding | None = None
+    likeness: float | None = None  # to the held-out photos
+    ranking: float | None = None  # to the photos by which checkpoints are chosen
+
+
+@dataclass(frozen=True)
 class CheckpointScore:
     """Mean likeness of a checkpoint's validation renders to the held-out photos."""
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from engine import lora
-from engine.stages.validate import Render
+from engine.types import Render
 
 
 def weights(renders: Mapping[int, Sequence[Render]], best: int) -> dict[int, float]:

@@ -12,6 +12,7 @@ from math import cos, radians
 import cv2
 import numpy as np
 
+from engine.config import PhotoLimits
 from engine.images import clip_box, fitted, resized
 from engine.types import Face, Reason, Rgb, Verdict
 
@@ -34,20 +35,6 @@ class Measures:
 
     def as_dict(self) -> dict[str, float]:
         return {name: round(float(value), 3) for name, value in asdict(self).items()}
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Beyond the first number a photo is refused, beyond the second one warned about."""
-
-    width_px: tuple[float, float] = (48, 80)
-    sharpness: tuple[float, float] = (0.2, 0.7)
-    light_tone: tuple[float, float] = (60, 90)  # too dark below
-    middle_tone: tuple[float, float] = (18, 32)  # too dark below
-    clipped: tuple[float, float] = (0.4, 0.28)  # too bright above
-    dark_tone: tuple[float, float] = (170, 140)  # too bright (washed out) above
-    yaw_deg: tuple[float, float] = (42, 32)
-    pitch_deg: tuple[float, float] = (38, 30)
 
 
 def measure(rgb: Rgb, face: Face) -> Measures:
@@ -75,7 +62,7 @@ def sharpness(grey: np.ndarray) -> float:
     return 100 * variance / max(float(grey.var()), 1e-6)
 
 
-def verdict(measures: Measures, limits: Limits) -> tuple[Verdict, Reason | None]:
+def verdict(measures: Measures, limits: PhotoLimits) -> tuple[Verdict, Reason | None]:
     """The first refusal, else the first warning, else OK."""
     m = measures
     checks = (  # reason, how far beyond: each value grows as the photo gets worse

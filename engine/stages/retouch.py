@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from engine.config import PhotoLimits
 from engine.crop import Crop, clipped_box_crop
-from engine.stages.quality import Limits
 from engine.types import Enhancer, Face, InspectedPhoto, Retoucher, Rgb
 
 REGION_SCALE = 4.0  # side of the region over the face box: a little more than any training crop shows
@@ -40,7 +40,7 @@ def surroundings(inspected: InspectedPhoto) -> Crop:
 def is_poor(inspected: InspectedPhoto, face_on_canvas_px: float) -> bool:
     """Whether the face has fewer pixels than the canvas shows, or is soft."""
     sharpness = inspected.report.measures["sharpness"]
-    return inspected.face.width < face_on_canvas_px or sharpness < Limits().sharpness[1]
+    return inspected.face.width < face_on_canvas_px or sharpness < PhotoLimits().sharpness[1]
 
 
 def _scaled(face: Face, factor: float) -> Face:

@@ -15,8 +15,7 @@ import numpy as np
 from engine.config import TrainingConfig
 from engine.diffusion import InpaintRequest
 from engine.images import clip_box, grow_box, resized
-from engine.stages.caption import VALIDATION_NEGATIVE, training_caption
-from engine.types import Embedding, Mask, Photo, Rgb
+from engine.types import Embedding, Mask, Photo, Render, Rgb
 
 if TYPE_CHECKING:
     from engine.profiles import Profile
@@ -34,21 +33,11 @@ class Canvas:
 
 
 @dataclass(frozen=True)
-class Render:
-    """What a checkpoint painted on one template. Without a face in it, the other three are None."""
-
-    template: int
-    rgb: Rgb
-    embedding: Embedding | None = None
-    likeness: float | None = None  # to the held-out photos
-    ranking: float | None = None  # to the photos by which checkpoints are chosen
-
-
-@dataclass(frozen=True)
 class Exam:
     """The same task for every checkpoint: paint these canvases, be scored against these photos."""
 
     canvases: Sequence[Canvas]
+    prompt: str
     profile: Profile
     config: TrainingConfig
     held_out: Sequence[Embedding]
@@ -64,8 +53,8 @@ class Exam:
             request = InpaintRequest(
                 image=canvas.rgb,
                 mask=canvas.mask,
-                prompt=training_caption(self.config.trigger),
-                negative=VALIDATION_NEGATIVE,
+                prompt=self.prompt,
+                negative=self.config.validation_negative,
                 steps=self.config.validation_denoise_steps,
                 strength=self.config.validation_strength,
                 guidance=self.config.validation_guidance,

@@ -22,9 +22,8 @@ from engine.inspection import judge
 from engine.profiles import MiniProfile
 from engine.progress import Progress, Stage, silent
 from engine.stages import merge, retouch, segment, train_lora, validate
-from engine.stages.validate import Render
 from engine.training import split, train_subject
-from engine.types import InspectedPhoto, Photo, SubjectFiles
+from engine.types import InspectedPhoto, Photo, Render, SubjectFiles
 
 if TYPE_CHECKING:
     from engine.diffusion import Diffusion
