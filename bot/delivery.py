@@ -276,7 +276,10 @@ def _split(turn: UnsaidTurn) -> tuple[list[Telling], list[Tell | ShowCollection]
     for data in turn.tellings:
         telling = unpack_telling(data)
         match telling:
-            case ShowCollection(anew=False) | Tell(reply=r.PhotoNotTaken() | r.NoCollection() | r.OwnTemplateRefused()):
+            case (
+                ShowCollection(anew=False)
+                | Tell(reply=r.PhotoNotTaken() | r.NoCollection() | r.OwnTemplateRefused() | r.AskConsent())
+            ):
                 later.append(telling)
             case _:
                 now.append(telling)
