@@ -1,4 +1,4 @@
-"""`python -m bot`: the bot. `python -m bot demo …`, `python -m bot chat …`: the sandbox, without tokens."""
+"""`python -m bot`: the bot. `… check`: is all there that it needs. `… demo`, `… chat`: the sandbox, without tokens."""
 
 from __future__ import annotations
 
@@ -29,12 +29,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from bot.sandbox.serve import main as chat
 
             return chat(rest)
+        case ["check", *rest]:
+            from bot.check import main as check
+
+            return check(rest)
         case _:
             return _serve(words)
 
 
 def _serve(words: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bot", description="The portrait bot. Also: demo, chat.")
+    parser = argparse.ArgumentParser(prog="python -m bot", description="The portrait bot. Also: check, demo, chat.")
     parser.add_argument("--embedded", action="store_true", help="start a bundled Valkey and a worker beside the bot")
     chosen = parser.parse_args(words)
     try:

@@ -1,0 +1,53 @@
+"""`python -m bot check` names what is wrong and what to do, and nothing else when all is well."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from pydantic import SecretStr
+from redis.asyncio import Redis
+
+from bot.check import Finding, look
+from bot.db.migrate import upgrade
+from bot.settings import Settings
+from gpu_worker.contract.jobs import worker_key
+from tests.valkey import ValkeyServer
+
+
+def settings(tmp_path: Path, redis_url: str, token: str | None = "1:token") -> Settings:
+    return Settings(
+        _env_file=None,
+        telegram_token=SecretStr(token) if token else None,
+        redis_url=SecretStr(redis_url),
+        data_dir=tmp_path,
+        blobs_url=str(tmp_path / "blobs"),
+    )
+
+
+def by_name(findings: list[Finding]) -> dict[str, Finding]:
+    return {finding.what: finding for finding in findings}
+
+
+async def test_a_studio_that_stands_has_nothing_to_mend(tmp_path: Path, valkey: ValkeyServer) -> None:
+    chosen = settings(tmp_path, valkey.url)
+    await asyncio.to_thread(upgrade, chosen.database)
+    redis = Redis.from_url(valkey.url)
+    await redis.hset(worker_key("w1"), mapping={"profile": "mini", "device": "cpu"})
+    found = by_name(await look(chosen))
+    await redis.aclose()
+    assert not [str(finding) for finding in found.values() if finding.remedy]
+    assert "mini on cpu" in found["workers"].state
+    assert not list((tmp_path / "blobs").rglob("check/*")), "the check leaves nothing behind"
+
+
+async def test_every_lack_is_a_line_that_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "blobs").write_text("a file where a folder should be")
+    found = by_name(await look(settings(tmp_path, f"unix://{tmp_path}/nobody.sock", token=None)))
+    assert "PORTRAIT_TELEGRAM_TOKEN" in found["tokens"].remedy
+    assert "PORTRAIT_BLOBS_URL" in found["storage"].remedy
+    assert "PORTRAIT_REDIS_URL" in found["queue and workers"].remedy
+
+
+async def test_no_worker_is_said(tmp_path: Path, valkey: ValkeyServer) -> None:
+    assert "gpu_worker" in by_name(await look(settings(tmp_path, valkey.url)))["workers"].remedy
