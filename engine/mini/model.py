@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
@@ -35,7 +36,7 @@ class MiniComponents:
 def load_mini(dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> MiniComponents:
     """The shipped model. Reads files of the package only; nothing is asked of the network."""
 
-    def read(kind: type, part: str) -> torch.nn.Module:
+    def read(kind: Any, part: str) -> Any:
         model = kind.from_pretrained(WEIGHTS / part, dtype=dtype, local_files_only=True)
         return model.to(device).eval().requires_grad_(False)
 

@@ -10,7 +10,9 @@ import argparse
 import logging
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +31,9 @@ RATE = 8e-4
 
 class Controlled(nn.Module):
     """The UNet under three ControlNets, for batches in four parts (see the module), as one function of tensors."""
+
+    index: Tensor  # (3, batch / 2): the rows of each net
+    unet: UNet2DConditionModel
 
     def __init__(self, unet: UNet2DConditionModel, nets: dict[str, ControlNetModel], batch: int) -> None:
         super().__init__()
@@ -62,12 +67,12 @@ class Controlled(nn.Module):
 def train_controlnets(
     model: Model,
     nets: dict[str, ControlNetModel],
-    make: "callable",
+    make: Callable[[int], Pool],
     seconds: float,
     batch: int,
     pool_size: int,
     empty: Tensor,
-) -> None:  # type: ignore[valid-type]
+) -> None:
     """Leaves the moving averages in `nets`. `empty` (CONTEXT_LENGTH,) are the tokens of the empty caption."""
     device = model.alphas.device
     rng = torch.Generator(device).manual_seed(19)
@@ -97,7 +102,7 @@ def train_controlnets(
             states = model.contexts(rows, rng)
         asked = (model.noised(latents, noise, t).to(dtype), t, states.to(dtype), *core.inputs(rows, rng))
         if step == 0:
-            run = torch.cuda.make_graphed_callables(core, asked) if device.type == "cuda" else core
+            run: Any = torch.cuda.make_graphed_callables(core, asked) if device.type == "cuda" else core
         predicted = run(*asked)
         loss = model.loss(predicted, noise, t, rows.weight)
         optimizer.zero_grad(set_to_none=True)

@@ -57,7 +57,8 @@ class FaceFeatures(nn.Module):
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         """(n,) LPIPS-like: squared distance of channel-normalised features, mean over place, sum over stages."""
         pairs = zip(self.maps(a), self.maps(b), strict=True)
-        return sum((F.normalize(x, dim=1) - F.normalize(y, dim=1)).square().sum(1).mean((1, 2)) for x, y in pairs)
+        gaps = [(F.normalize(x, dim=1) - F.normalize(y, dim=1)).square().sum(1).mean((1, 2)) for x, y in pairs]
+        return torch.stack(gaps).sum(0)
 
 
 def load_features(folder: Path, which: str, device: str) -> FaceFeatures:

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from engine.mini.train.augment import BACKGROUNDS, Portraits, draw, face_weight
 EMPTY_SHARE = 0.1
 SUBJECT_SHARE = 0.6
 PHRASE_SHARE = 0.7
+TENSORS = ("latents", "tokens", "first", "second", "share", "weight")  # of a Pool, beside its control pictures
 
 
 @dataclass
@@ -37,14 +39,13 @@ class Pool:
     def rows(self, index: Tensor) -> "Pool":
         """A batch."""
         chosen = {k: v[index] for k, v in self.controls.items()}
-        parts = (self.latents, self.tokens, self.first, self.second, self.share, self.weight)
-        return Pool(*(p[index] for p in parts), chosen)
+        return Pool(**{name: getattr(self, name)[index] for name in TENSORS}, controls=chosen)
 
     def put(self, at: int, new: "Pool") -> int:
         """Overwrites from row `at` (wrapping round) and returns the next place."""
         size = len(self.latents)
         index = (torch.arange(len(new.latents), device=self.latents.device) + at) % size
-        for name in ("latents", "tokens", "first", "second", "share", "weight"):
+        for name in TENSORS:
             getattr(self, name)[index] = getattr(new, name)
         for name, value in new.controls.items():
             self.controls[name][index] = value
@@ -130,10 +131,9 @@ def draw_controls(pictures: Tensor, landmarks: Tensor) -> dict[str, Tensor]:
     return {"canny": made[0], "pose": made[1], "color": made[2]}
 
 
-def filled(size: int, make: "callable", chunk: int = 256) -> Pool:  # type: ignore[valid-type]
+def filled(size: int, make: Callable[[int], Pool], chunk: int = 256) -> Pool:
     """A pool of `size` rows, made `chunk` at a time by `make(chunk) -> Pool`."""
     chunk = min(chunk, size)
     parts = [make(chunk) for _ in range(size // chunk)]
-    names = ("latents", "tokens", "first", "second", "share", "weight")
     controls = {k: torch.cat([p.controls[k] for p in parts]) for k in parts[0].controls}
-    return Pool(*(torch.cat([getattr(p, n) for p in parts]) for n in names), controls)
+    return Pool(**{name: torch.cat([getattr(p, name) for p in parts]) for name in TENSORS}, controls=controls)

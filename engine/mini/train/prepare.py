@@ -84,7 +84,7 @@ def main() -> None:
     data["captions"] = np.array(
         [json.dumps(measure(c, p, labels.of(i)).as_dict()) for i, (c, p) in enumerate(zip(chips, points, strict=True))]
     )
-    np.savez(args.output, **data)
+    np.savez(args.output, **data)  # type: ignore[arg-type]
     log.info("%d portraits, %.1f MB", len(data["names"]), args.output.stat().st_size / 1e6)
 
 

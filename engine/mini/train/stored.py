@@ -4,6 +4,8 @@ A stored chip is `STORED` pixels wide and shows `MARGIN` times the canvas, so th
 pixels. Every tenth portrait (by file name) is held out of all training.
 """
 
+from typing import Any
+
 import cv2
 import numpy as np
 
@@ -32,7 +34,8 @@ def unpack_chips(data: dict[str, np.ndarray]) -> np.ndarray:
     """(n, STORED, STORED, 3) uint8 RGB."""
     starts = np.concatenate([[0], data["jpeg_end"][:-1]])
     pairs = zip(starts, data["jpeg_end"], strict=True)
-    return np.stack([cv2.imdecode(data["jpeg"][a:b], cv2.IMREAD_COLOR)[..., ::-1] for a, b in pairs])
+    decoded: list[Any] = [cv2.imdecode(data["jpeg"][a:b], cv2.IMREAD_COLOR) for a, b in pairs]
+    return np.stack([bgr[..., ::-1] for bgr in decoded])
 
 
 def canvas_chips(chips: np.ndarray) -> np.ndarray:

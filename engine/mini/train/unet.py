@@ -15,8 +15,10 @@ import logging
 import math
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -113,12 +115,12 @@ class Masters:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self.light = list(module.parameters())
-        self.full = [nn.Parameter(p.detach().float().clone()) for p in self.light]
+        self.light: list[Tensor] = list(module.parameters())
+        self.full: list[Tensor] = [nn.Parameter(p.detach().float().clone()) for p in self.light]
         self.gradients = [torch.zeros_like(p) for p in self.full]
 
     def take_gradients(self) -> None:
-        torch._foreach_copy_(self.gradients, [light.grad for light in self.light])
+        torch._foreach_copy_(self.gradients, [light.grad for light in self.light if light.grad is not None])
         for full, light, gradient in zip(self.full, self.light, self.gradients, strict=True):
             full.grad, light.grad = gradient, None
 
@@ -153,17 +155,20 @@ class Core(nn.Module):
         return self.unet(noisy, t, states, return_dict=False)[0]
 
 
-def recorded(unet: UNet2DConditionModel, batch: int) -> nn.Module:
+def recorded(unet: UNet2DConditionModel, batch: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """The bfloat16 UNet, forward and backward each one CUDA graph: launching kernels took longest."""
     if unet.device.type != "cuda":
         return Core(unet)
     like = {"device": unet.device, "dtype": unet.dtype}
     noisy = torch.randn(batch, 4, LATENT, LATENT, **like)
     states = torch.randn(batch, CONTEXT_LENGTH, TEXT_WIDTH, **like, requires_grad=True)
-    return torch.cuda.make_graphed_callables(Core(unet), (noisy, torch.zeros(batch, device=unet.device).long(), states))
+    graphed: Any = torch.cuda.make_graphed_callables(
+        Core(unet), (noisy, torch.zeros(batch, device=unet.device).long(), states)
+    )
+    return graphed
 
 
-def train_unet(model: Model, make: "callable", seconds: float, batch: int, pool_size: int) -> None:  # type: ignore[valid-type]
+def train_unet(model: Model, make: Callable[[int], Pool], seconds: float, batch: int, pool_size: int) -> None:
     """`make(n) -> Pool` gives fresh rows; the pool is renewed by an eighth of the batch each step."""
     device = model.alphas.device
     rng = torch.Generator(device).manual_seed(17)
