@@ -1,28 +1,26 @@
 """The shipped small model: it is small, loads fast, and its parts do what their names say. Seconds on a CPU."""
 
 import time
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
+from engine.diffusion import Diffusion
+from engine.images import read_photo
 from engine.mini.captions import TRIGGER
 from engine.mini.chip import CANVAS, canonical_points, chip_matrix, five_points, transform
-from engine.mini.controls import canny_control, color_control, pose_control
+from engine.mini.identity import EdgeFaceId
+from engine.mini.measures import Example, colours_off, edges_on, from_noise, landmarks_off
 from engine.mini.model import WEIGHTS, MiniComponents, load_mini
+from engine.profiles import load_profile
+from engine.types import Embedding, Rgb
 
 MIB = 2**20
-
-
-AVERAGE_LANDMARKS = (
-    30, 65, 30, 74, 31, 82, 32, 91, 35, 100, 41, 107, 47, 114, 55, 119, 64, 120, 73, 119, 81, 114, 88, 108,
-    94, 100, 97, 92, 99, 83, 99, 74, 100, 64, 36, 59, 40, 54, 46, 53, 52, 54, 58, 56, 70, 56, 76, 54,
-    82, 53, 88, 54, 92, 59, 64, 62, 64, 68, 64, 74, 64, 80, 56, 83, 60, 85, 64, 86, 68, 85, 71, 83,
-    43, 63, 47, 61, 51, 61, 55, 64, 51, 64, 47, 64, 73, 64, 77, 61, 81, 61, 85, 63, 81, 64, 77, 64,
-    49, 93, 54, 92, 60, 92, 64, 93, 68, 92, 74, 92, 80, 93, 74, 99, 69, 101, 64, 102, 60, 101, 54, 99,
-    51, 94, 60, 94, 64, 94, 68, 94, 78, 94, 68, 97, 64, 98, 60, 97,
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -44,29 +42,30 @@ def drawn_face() -> np.ndarray:
     return cv2.GaussianBlur(picture, (0, 0), 0.7)
 
 
-def paint(
-    mini: MiniComponents, control: tuple[str, np.ndarray] | None = None, steps: int = 6, seed: int = 3
-) -> np.ndarray:
-    """One picture through diffusers' own pipelines, (128, 128, 3) float in 0..1."""
-    from diffusers import StableDiffusionControlNetPipeline, StableDiffusionPipeline
+def paint(mini: MiniComponents, steps: int) -> np.ndarray:
+    """One picture through diffusers' own pipeline, (128, 128, 3) float in 0..1."""
+    from diffusers import StableDiffusionPipeline
 
-    parts = {
-        "vae": mini.vae, "unet": mini.unet, "text_encoder": mini.text_encoder, "tokenizer": mini.tokenizer,
-        "scheduler": mini.scheduler, "safety_checker": None, "feature_extractor": None,
-        "requires_safety_checker": False,
-    }  # fmt: skip
-    asked = {
-        "prompt": TRIGGER, "num_inference_steps": steps, "guidance_scale": 2.0, "height": CANVAS, "width": CANVAS,
-        "generator": torch.Generator().manual_seed(seed), "output_type": "np",
-    }  # fmt: skip
-    if control is None:
-        pipeline = StableDiffusionPipeline(**parts)
-    else:
-        name, picture = control
-        pipeline = StableDiffusionControlNetPipeline(**parts, controlnet=mini.controlnets[name])
-        asked["image"] = torch.from_numpy(picture).permute(2, 0, 1)[None]
+    pipeline = StableDiffusionPipeline(
+        mini.vae,
+        mini.text_encoder,
+        mini.tokenizer,
+        mini.unet,
+        mini.scheduler,
+        None,
+        None,
+        requires_safety_checker=False,
+    )
     pipeline.set_progress_bar_config(disable=True)
-    result: np.ndarray = pipeline(**asked).images[0]
+    result: np.ndarray = pipeline(
+        TRIGGER,
+        num_inference_steps=steps,
+        guidance_scale=2.0,
+        height=CANVAS,
+        width=CANVAS,
+        generator=torch.Generator().manual_seed(3),
+        output_type="np",
+    ).images[0]
     return result
 
 
@@ -119,43 +118,67 @@ def test_a_face_is_painted_from_noise(mini: MiniComponents) -> None:
     assert picture.std() > 0.05
 
 
-def test_the_colour_control_colours_the_picture(mini: MiniComponents) -> None:
-    face = drawn_face()
-    blue, warm = face.copy(), face.copy()
-    blue[:, :32], warm[:, :32] = (30, 60, 200), (200, 70, 40)
-    cool_picture = paint(mini, ("color", color_control(blue)))
-    warm_picture = paint(mini, ("color", color_control(warm)))
-    side = (cool_picture - warm_picture)[20:100, 2:20].mean((0, 1))
-    assert side[2] - side[0] > 0.1
+def controlled(name: str, examples: list[Example], weight: float, mini: MiniComponents) -> list[Rgb]:
+    """Every example's control picture painted from noise, the same noise whatever the weight."""
+    diffusion = Diffusion(
+        mini.unet, mini.vae, mini.text_encoder, mini.tokenizer, mini.controlnets, dict(mini.scheduler.config)
+    )
+    controls = [replace(example.control(name), weight=weight) for example in examples]
+    return [from_noise(diffusion, 1, seed, (c,), steps=8)[0] for seed, c in enumerate(controls)]
 
 
-def edge_energy(picture: np.ndarray, where: np.ndarray) -> float:
-    """Mean gradient on the control's edges over the mean gradient elsewhere."""
-    grey = picture.mean(-1).astype(np.float32)
-    steep = np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
-    return float(steep[where].mean() / steep[~where].mean())
+@pytest.fixture(scope="module")
+def examples() -> list[Example]:
+    """The drawn faces of two ID templates."""
+    profile = load_profile("mini", "cpu")
+    photos = profile.id_templates()[:2]
+    return [Example.of(photo.rgb, profile.detector(photo.rgb)[0]) for photo in photos]
 
 
-def test_the_picture_follows_the_edges(mini: MiniComponents) -> None:
-    control = canny_control(drawn_face())
-    where = cv2.dilate(control[..., 0], np.ones((3, 3))) > 0
-    assert edge_energy(paint(mini, ("canny", control)), where) > 1.25 * edge_energy(paint(mini), where)
+def test_the_picture_takes_the_colours_asked_for(mini: MiniComponents, examples: list[Example]) -> None:
+    """Two faces, and the same two in red light; what is measured is each cell's colour."""
+    red = [replace(e, rgb=np.rint(e.rgb * np.array([1.0, 0.55, 0.45])).astype(np.uint8)) for e in examples]
+    both = [*examples, *red]
+    wanted = [example.control("color").picture for example in both]
+    led, free = (
+        np.mean([colours_off(*pair) for pair in zip(controlled("color", both, w, mini), wanted, strict=True)])
+        for w in (1.0, 0.0)
+    )
+    assert led < free / 1.5
 
 
-def test_the_pose_moves_the_face(mini: MiniComponents) -> None:
-    landmarks = average_landmarks()
-    low = paint(mini, ("pose", pose_control(landmarks + np.array([0, 9]), CANVAS)))
-    high = paint(mini, ("pose", pose_control(landmarks - np.array([0, 9]), CANVAS)))
-    rows = np.arange(CANVAS)
-
-    def eyes(picture: np.ndarray) -> float:
-        dark = np.clip(0.75 - picture[:, 46:84].mean(-1), 0, 1).mean(1)[30:80]
-        return float((dark * rows[30:80]).sum() / dark.sum())
-
-    assert np.abs(low - high).mean() > 0.02
-    assert eyes(low) > eyes(high)
+def test_the_picture_follows_the_edges(mini: MiniComponents, examples: list[Example]) -> None:
+    wanted = [example.control("canny").picture for example in examples]
+    led, free = (
+        np.mean([edges_on(*pair) for pair in zip(controlled("canny", examples, w, mini), wanted, strict=True)])
+        for w in (1.0, 0.0)
+    )
+    assert led > 1.5 * free
 
 
-def average_landmarks() -> np.ndarray:
-    """(68, 2) canvas xy: the mean of the portraits that the model was trained on, rounded."""
-    return np.array(AVERAGE_LANDMARKS, dtype=np.float64).reshape(68, 2)
+def test_the_landmarks_go_where_the_pose_wants_them(mini: MiniComponents, examples: list[Example]) -> None:
+    detector = load_profile("mini", "cpu").detector
+    moved = [
+        replace(e, face=replace(e.face, landmarks=e.face.landmarks + np.float32(by)))
+        for e, by in zip(examples, ([0, 5], [-4, -4]), strict=True)
+    ]
+
+    def off(weight: float) -> float:
+        pairs = zip(controlled("pose", moved, weight, mini), moved, strict=True)
+        found = [landmarks_off(rgb, e.face.landmarks, detector) for rgb, e in pairs]
+        return float(np.mean([10.0 if value is None else value for value in found]))
+
+    assert off(1.0) < off(0.0) / 1.5
+
+
+def test_the_edge_encoder_tells_people_apart(shared_data: Path) -> None:
+    """Nine photos of three people: nearly every pair of one person is more alike than pairs of two people are."""
+    detector, judge = load_profile("mini", "cpu").detector, EdgeFaceId()
+    codes: list[tuple[str, Embedding]] = []
+    for who in "abc":
+        for path in sorted((shared_data / "selfies" / who).iterdir())[:3]:
+            rgb = read_photo(path, 1000).rgb
+            codes.append((who, judge.embed(rgb, detector(rgb)[0])))
+    pairs = [(a == b, judge.likeness(x, y)) for (a, x), (b, y) in combinations(codes, 2)]
+    same, different = ([value for is_same, value in pairs if is_same is kind] for kind in (True, False))
+    assert np.mean([s > d for s in same for d in different]) > 0.9
