@@ -84,7 +84,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="template, fusion only, portrait and person")
     parser.add_argument("--templates", nargs="*", default=TEMPLATES, metavar="FILE", help="of the folder's templates/")
     options = parser.parse_args(arguments)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # busy cores: torch's threads must not spin
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
     log.setLevel(logging.INFO)
     data = Path(os.environ.get("PORTRAIT_TEST_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
