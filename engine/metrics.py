@@ -11,22 +11,26 @@ from engine.types import Mask, Rgb
 RING = 0.02  # width of the ring on either side of the mask's edge, share of the mask's width
 
 
-def seam(rgb: Rgb, mask: Mask) -> float:
-    """Mean colour step across the edge of `mask`, in CIE76 ΔE: 1 is just visible, a face against hair is 20 to 40.
+def seam(rgb: Rgb, template: Rgb, mask: Mask, skin: Mask) -> float:
+    """Mean colour step over a ring around the edge of `mask` that was not in the template, in CIE76 ΔE.
 
-    At each point of the edge the colours just inside and just outside are averaged over a small ring.
+    At each point of the edge the colours just inside and just outside are averaged over a small ring; their difference
+    is the step, a colour too, and the template's own step there is taken off, since a jaw's shadow is no seam. What
+    counts is the edge where the template's `skin` (0..1) runs across it: only there would an eye find a seam, hair
+    and background have their own edges. 0 is as seamless as the template, 1 just visible.
     """
-    inside = (mask > 0.5).astype(np.float32)
-    steps = _steps(rgb, inside, max(1.0, RING * float(inside.any(0).sum())))
-    return float(steps.mean()) if len(steps) else 0.0
+    steps, weight = added_steps(rgb, template, mask, skin)
+    return _mean(np.linalg.norm(steps, axis=-1), weight)
 
 
-def added_seam(rgb: Rgb, template: Rgb, mask: Mask) -> float:
-    """How much larger than in the template the colour steps across the edge of `mask` are, mean of what is added."""
-    inside = (mask > 0.5).astype(np.float32)
-    width = max(1.0, RING * float(inside.any(0).sum()))
-    added = _steps(rgb, inside, width) - _steps(template, inside, width)
-    return float(np.maximum(added, 0).mean()) if len(added) else 0.0
+def natural_step(template: Rgb, mask: Mask, skin: Mask) -> float:
+    """The template's own colour step on the same ring, for scale, in CIE76 ΔE."""
+    return _mean(np.linalg.norm(_steps(template, mask), axis=-1), _edge(mask) * _across(mask, skin))
+
+
+def added_steps(rgb: Rgb, template: Rgb, mask: Mask, skin: Mask) -> tuple[NDArray[np.float32], Mask]:
+    """(H, W, 3) the steps that `seam` averages, in Lab, inside minus outside; (H, W) how much each counts."""
+    return _steps(rgb, mask) - _steps(template, mask), _edge(mask) * _across(mask, skin)
 
 
 def changed_pixels(a: Rgb, b: Rgb, where: NDArray[np.bool_]) -> int:
@@ -41,11 +45,36 @@ def sharpness(rgb: Rgb, mask: Mask) -> float:
     return float(detail[mask > 0.5].mean()) if (mask > 0.5).any() else 0.0
 
 
-def _steps(rgb: Rgb, inside: Mask, width: float) -> NDArray[np.float32]:
-    lab = cv2.cvtColor(rgb.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-    edge = cv2.dilate(inside, np.ones((3, 3))) - inside > 0
-    means = []
-    for side in (inside, 1 - inside):
-        weight = cv2.GaussianBlur(side, (0, 0), width)[..., None]
-        means.append(cv2.GaussianBlur(lab * side[..., None], (0, 0), width) / np.maximum(weight, 1e-6))
-    return np.linalg.norm(means[0] - means[1], axis=-1)[edge]
+def _width(mask: Mask) -> float:
+    return max(1.0, RING * float((mask > 0.5).any(0).sum()))
+
+
+def _edge(mask: Mask) -> Mask:
+    inside = (mask > 0.5).astype(np.float32)
+    return cv2.dilate(inside, np.ones((3, 3))) - inside
+
+
+def _sides(values: NDArray[np.float32], mask: Mask) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Means of (H, W, n) over the small ring inside the edge of `mask`, and over the one outside."""
+    inside = (mask > 0.5).astype(np.float32)
+    width = _width(mask)
+    inner, outer = (
+        cv2.GaussianBlur(values * side[..., None], (0, 0), width).reshape(values.shape)
+        / np.maximum(cv2.GaussianBlur(side, (0, 0), width)[..., None], 1e-6)
+        for side in (inside, 1 - inside)
+    )
+    return inner, outer
+
+
+def _steps(rgb: Rgb, mask: Mask) -> NDArray[np.float32]:
+    inner, outer = _sides(cv2.cvtColor(rgb.astype(np.float32) / 255, cv2.COLOR_RGB2LAB), mask)
+    return inner - outer
+
+
+def _across(mask: Mask, skin: Mask) -> Mask:
+    inner, outer = _sides(skin[..., None], mask)
+    return np.minimum(inner, outer)[..., 0]
+
+
+def _mean(values: NDArray[np.float32], weights: Mask) -> float:
+    return float((values * weights).sum() / max(float(weights.sum()), 1e-6))

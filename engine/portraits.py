@@ -19,15 +19,16 @@ from engine.images import read_photo
 from engine.profiles import Profile
 from engine.progress import Progress, Report, Stage, Stopwatch, silent
 from engine.provenance import write_portrait
-from engine.stages import control, enhance, fuse, harmonise, inpaint, paste_back
-from engine.stages.parse import FaceParts, grown
-from engine.stages.reference import Reference, best_reference
+from engine.stages import control, enhance, fuse, guard, harmonise, inpaint, paste_back
+from engine.stages.parse import FaceParts, grown, skin_of
+from engine.stages.reference import Reference, ranked_references
 from engine.stages.template import template_faces, working_crop
 from engine.types import Embedding, Face, Mask, Photo, Rgb, SubjectFiles
 
 if TYPE_CHECKING:
     from engine.diffusion import Control
 
+TRIED = 4  # references of which a fusion is tried before one is taken
 TEMPLATE_SIDE = 4096  # px, longest side at which a template is read
 
 
@@ -42,7 +43,8 @@ class PortraitReport:
     encoder: str
     compared_to: tuple[str, ...]  # files of the photos that likeness is measured against
     changed_outside_mask: int  # pixels, before enlargement
-    seam: dict[str, float]  # of "template", "fused" and "final", in ΔE
+    seam: dict[str, float]  # ΔE: what "fused" and "final" add at the face's rim, and the "template"'s own step there
+    diffusion_share: float  # 1: all that the passes changed stayed; less where that would have cost likeness
     seconds: dict[str, float]
     notes: tuple[str, ...]
 
@@ -56,6 +58,7 @@ class PortraitReport:
             "seam": self.seam["final"],
             "seam_fused": self.seam["fused"],
             "seam_template": self.seam["template"],
+            "diffusion_share": self.diffusion_share,
             "seconds": self.seconds,
             "size": [width, height],
             "notes": list(self.notes),
@@ -72,6 +75,10 @@ class Subject:
     trigger: str
     held_out: tuple[Embedding, ...]  # of photos that took no part in training; of the references where there are none
     held_out_files: tuple[str, ...]
+
+    def known(self, shown: Reference) -> list[Embedding]:
+        """Of the reference photos but the one `shown`: its fusion would be too much like it to be judged by it."""
+        return [r.embedding for r in self.references if r.embedding is not shown.embedding] or [shown.embedding]
 
     @staticmethod
     def read(files: SubjectFiles, profile: Profile) -> Subject:
@@ -117,8 +124,8 @@ def make_portraits(
         faces = template_faces(template.rgb, profile.detector)
         piece = working_crop(template.rgb, faces[0], config.crop_scale if config.crop_face_preprocess else None)
         before = Look.of(piece.cut(template.rgb), piece.moved_face(faces[0]), profile)
-        reference = best_reference(subject.references, before.rgb, before.face, profile.recogniser)
     with run.stage(Stage.FUSE):
+        reference = run.reference(before, subject)
         fused = run.fusion(before, reference, config.fusion_before, config.fusion_before_ratio)
     finished = []
     with run.lora(subject):
@@ -128,7 +135,10 @@ def make_portraits(
                 again = run.fusion(shifted, reference, config.fusion_after, config.fusion_after_ratio)
             second = run.second_diffusion(again, subject)
             finished.append(run.colour_shift(second, before, config.color_shift_last, with_lips=False))
-    ranked = run.ranked(finished, subject, before)
+    rim = Rim.of(before, fused)
+    known = subject.known(reference)
+    finished = [run.guarded(look, fused, rim, known) for look in finished]
+    ranked = run.ranked(finished, subject, before, rim)
     others = [profile.parse(before.rgb, piece.moved_face(face)) for face in faces[1:]]
     mask = paste_back.edit_mask(before.parts, fused.parts, before.face, others)
     pasted = [paste_back.pasted_back(template.rgb, piece, look.rgb, mask) for look in ranked]
@@ -139,7 +149,6 @@ def make_portraits(
         "fused": replace(fused, rgb=blend(before.rgb, fused.rgb, mask)),
         "final": replace(ranked[0], rgb=piece.cut(pasted[0])),
     }
-    rim = np.maximum(before.parts.face, fused.parts.face)
     return PortraitReport(
         portrait=portraits[0],
         others=tuple(portraits[1:]),
@@ -148,7 +157,9 @@ def make_portraits(
         encoder=profile.recogniser.name,
         compared_to=subject.held_out_files,
         changed_outside_mask=metrics.changed_pixels(template.rgb, pasted[0], piece.lift(mask, template.rgb.shape) <= 0),
-        seam={name: round(metrics.seam(look.rgb, rim), 2) for name, look in looks.items()},
+        seam={name: rim.seam(look.rgb) for name, look in looks.items() if name != "template"}
+        | {"template": round(metrics.natural_step(before.rgb, rim.face, rim.skin), 2)},
+        diffusion_share=run.shares[id(ranked[0])],
         seconds=run.watch.seconds,
         notes=tuple(run.notes),
     )
@@ -169,6 +180,26 @@ class Look:
         return Look(rgb, face, profile.parse(rgb, face))
 
 
+@dataclass(frozen=True)
+class Rim:
+    """Where the new face meets the template: the edge of both faces, and the template's skin across it."""
+
+    template: Rgb
+    face: Mask
+    skin: Mask
+
+    @staticmethod
+    def of(before: Look, fused: Look) -> Rim:
+        skin = skin_of(before.rgb, before.face)
+        return Rim(before.rgb, np.maximum(before.parts.face, fused.parts.face), skin)
+
+    def seam(self, rgb: Rgb) -> float:
+        return round(metrics.seam(rgb, self.template, self.face, self.skin), 2)
+
+    def matched(self, rgb: Rgb, face: Face) -> Rgb:
+        return harmonise.rim_matched(rgb, self.template, self.face, self.skin, skin_of(rgb, face), face.width)
+
+
 @dataclass
 class _Run:
     """One call: its numbers, its clock and what it has to say."""
@@ -178,6 +209,7 @@ class _Run:
     report: Report
     watch: Stopwatch = field(default_factory=Stopwatch)
     notes: list[str] = field(default_factory=list)
+    shares: dict[int, float] = field(default_factory=dict)  # of the diffusions' change that a finished look kept
 
     @contextmanager
     def stage(self, stage: Stage) -> Iterator[None]:
@@ -196,6 +228,22 @@ class _Run:
         from engine.lora import applied
 
         return applied(self.profile.diffusion, subject.files.lora, self.config.lora_weight)
+
+    def reference(self, before: Look, subject: Subject) -> Reference:
+        """Of the references that suit the template best, the one whose fusion is most like the *other* photos."""
+        profile = self.profile
+        ranked = ranked_references(subject.references, before.rgb, before.face, profile.recogniser)[:TRIED]
+        if not self.config.fusion_before or len(subject.references) < 2:
+            return ranked[0]
+
+        def likeness(reference: Reference) -> float:
+            try:
+                rgb = profile.fuser(before.rgb, before.face, reference.rgb, reference.face)
+            except FusionFailed:
+                return -1.0
+            return self.likeness(replace(before, rgb=rgb), subject.known(reference))
+
+        return max(ranked, key=likeness)
 
     def fusion(self, look: Look, reference: Reference, wanted: bool, ratio: float) -> Look:
         if not wanted:
@@ -273,6 +321,33 @@ class _Run:
             rgbs = inpaint.painted(look.rgb, mask, crop, controls, self.profile.diffusion, numbers, on_step)
             return [Look.of(rgb, look.face, self.profile) for rgb in rgbs]
 
+    def guarded(self, look: Look, fused: Look, rim: Rim, known: Sequence[Embedding]) -> Look:
+        """`look` scaled back towards `fused`, its rim matched, both as far as likeness to `known` allows."""
+        config = self.config
+        with self.watch.timing(Stage.ENHANCE):
+            least = self.likeness(fused, known)
+            share = 1.0
+            if config.first_diffusion or config.second_diffusion:
+                look, share = self.kept(look, fused.rgb, look.rgb, known, least + guard.MARGIN)
+            if config.color_shift_last:
+                matched = rim.matched(look.rgb, look.face)
+                look, _ = self.kept(
+                    look, look.rgb, matched, known, min(least, self.likeness(look, known)) - guard.MARGIN
+                )
+        if share < 1:
+            self.notes.append(f"{share:.0%} of the diffusion's change kept: more would have cost likeness")
+        self.shares[id(look)] = share
+        return look
+
+    def kept(self, look: Look, below: Rgb, above: Rgb, known: Sequence[Embedding], least: float) -> tuple[Look, float]:
+        """As much of the change from `below` to `above` as leaves the likeness at `least`, and how much that is."""
+
+        def at(share: float) -> Look:
+            return replace(look, rgb=blend(below, above, np.full(below.shape[:2], share, np.float32)))
+
+        share = guard.share_that_keeps(lambda share: self.likeness(at(share), known), least)
+        return at(share), share
+
     def likeness(self, look: Look, others: Sequence[Embedding]) -> float:
         """Mean over `others`."""
         recogniser = self.profile.recogniser
@@ -280,18 +355,14 @@ class _Run:
         own = recogniser.embed(look.rgb, face)
         return round(float(np.mean([recogniser.likeness(own, other) for other in others])), 4)
 
-    def ranked(self, looks: Sequence[Look], subject: Subject, before: Look) -> list[Look]:
+    def ranked(self, looks: Sequence[Look], subject: Subject, before: Look, rim: Rim) -> list[Look]:
         """Best first: likeness to the references x sharpness, at most the template's x freedom from a seam."""
         known = [reference.embedding for reference in subject.references]
         wanted = metrics.sharpness(before.rgb, before.parts.face)
 
         def worth(look: Look) -> float:
             quality = min(1.0, metrics.sharpness(look.rgb, look.parts.face) / max(wanted, 1e-3))
-            return (
-                max(0.0, self.likeness(look, known))
-                * quality
-                / (1 + metrics.added_seam(look.rgb, before.rgb, before.parts.face))
-            )
+            return max(0.0, self.likeness(look, known)) * quality / (1 + rim.seam(look.rgb))
 
         return sorted(looks, key=worth, reverse=True) if len(looks) > 1 else list(looks)
 

@@ -37,6 +37,8 @@ FINE = 12.0
 LIGHT_RADIUS = 0.13  # sigma of that light, share of the face width
 FOREHEAD_SHARE = 0.4  # how far above the brows the reference shows, of the distance from lips to brows
 FEATHER = 0.02  # sigma of the mask's edge, share of the face width
+STIFFNESS, TURNED_STIFFNESS = 1e-4, 1e-2  # smoothing of the splines: for heads alike, and added for heads turned apart
+TURN = (15.0, 40.0)  # degrees between two heads over which it is added
 MOST_TURNED = 55.0  # degrees between the two heads beyond which a flat picture has nothing to show
 
 
@@ -48,14 +50,16 @@ class LandmarkFuser:
 
     def __call__(self, template: Rgb, template_face: Face, reference: Rgb, reference_face: Face) -> Rgb:
         view, source = HeadView.of(template_face.landmarks), HeadView.of(reference_face.landmarks)
-        if view.angle_to(source) > MOST_TURNED:
+        angle = view.angle_to(source)
+        if angle > MOST_TURNED:
             raise FusionFailed("the two heads are turned too far from each other")
         own = with_forehead(view.head(template_face.landmarks))
         subject = with_forehead(source.head(reference_face.landmarks))
         patch = _Patch.around(view.project(own), template.shape)
         goal = view.project(own + self.shape * (subject - own)) - patch.origin
         below = _bent(patch.cut(template), view.project(own) - patch.origin, goal)
-        face = _warped(reference, source.project(subject), goal, view.scale / source.scale, below.shape)
+        warp = _Warp(source.project(subject), goal, view.scale / source.scale, _stiffness(angle))
+        face = _warped(reference, warp, below.shape)
         lab_below, lab_face = (cv2.cvtColor(picture, cv2.COLOR_RGB2LAB) for picture in (below, face))
         skin_below, skin_face = skin_likeness(lab_below, goal), skin_likeness(lab_face, goal)
         lit = cv2.cvtColor(_relit(lab_face, lab_below, skin_face * skin_below, goal), cv2.COLOR_LAB2RGB)
@@ -114,10 +118,26 @@ def _dense(nodes: Plane, grid: tuple[int, int], shape: tuple[int, ...]) -> Plane
     return cv2.resize(field, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
 
 
-def _spline(at: Points, values: Points, nodes: Points) -> Plane:
+@dataclass(frozen=True)
+class _Warp:
+    """The reference's points (its own frame), where they go, how much the face shrinks, how stiff the spline is."""
+
+    source: Points
+    goal: Points
+    shrink: float
+    stiffness: float
+
+
+def _stiffness(angle: float) -> float:
+    """Smoothing for heads `angle` degrees apart: the far side of a nose hides, its points would fold the picture."""
+    low, high = TURN
+    return STIFFNESS + TURNED_STIFFNESS * float(np.clip((angle - low) / (high - low), 0, 1))
+
+
+def _spline(at: Points, values: Points, nodes: Points, stiffness: float = STIFFNESS) -> Plane:
     """Thin plate spline through nearly all of `values` at `at` (a little smoothing bears landmark noise)."""
     size = np.ptp(at, axis=0).max()
-    spline = RBFInterpolator(at / size, values / size, kernel="thin_plate_spline", smoothing=1e-4)
+    spline = RBFInterpolator(at / size, values / size, kernel="thin_plate_spline", smoothing=stiffness)
     return (spline(nodes / size) * size).astype(np.float32)
 
 
@@ -136,17 +156,18 @@ def _bent(below: Plane, own: Points, goal: Points) -> Plane:
     return _sampled(below, _dense(nodes + moved * fade[:, None].astype(np.float32), grid, below.shape))
 
 
-def _warped(reference: Rgb, source: Points, goal: Points, shrink: float, shape: tuple[int, ...]) -> Plane:
-    """The reference's face over `goal`; shrunk by area first where it has more pixels than the template's."""
-    patch = _Patch.around(source, reference.shape)
+def _warped(reference: Rgb, warp: _Warp, shape: tuple[int, ...]) -> Plane:
+    """The reference's face over its goal; shrunk by area first where it has more pixels than the template's."""
+    patch = _Patch.around(warp.source, reference.shape)
     cut = patch.cut(reference)
-    at = source - patch.origin
-    if shrink < 0.9:
-        size = max(1, round(cut.shape[1] * shrink)), max(1, round(cut.shape[0] * shrink))
+    at = warp.source - patch.origin
+    if warp.shrink < 0.9:
+        size = max(1, round(cut.shape[1] * warp.shrink)), max(1, round(cut.shape[0] * warp.shrink))
         at = (at + 0.5) * (np.array(size) / (cut.shape[1], cut.shape[0])) - 0.5
         cut = cv2.resize(cut, size, interpolation=cv2.INTER_AREA)
     nodes, grid = _grid(shape)
-    return np.clip(_sampled(cut, _dense(_spline(goal, at.astype(np.float32), nodes), grid, shape)), 0, 1)
+    moved = _spline(warp.goal, at.astype(np.float32), nodes, warp.stiffness)
+    return np.clip(_sampled(cut, _dense(moved, grid, shape)), 0, 1)
 
 
 def _filled(points: Points, shape: tuple[int, ...]) -> Mask:

@@ -10,12 +10,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from engine import metrics
 from engine.crop import blend
 from engine.types import Mask, Rgb
 
 BLUR = 32  # px on a working picture whose short side is 512
 LEAST_SPREAD = 0.5  # of a channel: flat skin is not stretched
 GAIN = (0.7, 1.4)  # of a channel's spread: beyond it, noise would be stretched or texture lost
+BAND = 0.03  # of the face's width: sigma over which the colours at its rim are compared
+INWARDS = 0.12  # of the face's width: so far from the rim does its correction reach
+MOST = 14.0  # ΔE: what differs more is no difference of light
+TRUST = 10.0  # times the share of a neighbourhood that rim with skin across it must have: a fifth of a straight rim's
+ROUNDS = 2  # the second takes off what the first smoothed over
 
 
 def colour_shifted(picture: Rgb, skin: Mask, target: Rgb, target_skin: Mask, where: Mask) -> Rgb:
@@ -34,6 +40,31 @@ def colour_shifted(picture: Rgb, skin: Mask, target: Rgb, target_skin: Mask, whe
     rgb = cv2.cvtColor(shifted.astype(np.float32), cv2.COLOR_LAB2RGB) * 255
     size = max(1, round(BLUR * min(picture.shape[:2]) / 512))
     return blend(picture, rgb, cv2.blur(where * skin, (size, size)) * cv2.blur(skin, (3, 3)))
+
+
+def rim_matched(picture: Rgb, template: Rgb, face: Mask, skin: Mask, own_skin: Mask, width: float) -> Rgb:
+    """`picture` without the colour steps at the rim of `face` that `template` has not, see `metrics.seam`.
+
+    A membrane (Perez et al. 2003) stretched over the face would carry every hair at its edge inwards; here only the low
+    frequencies of the steps where the template's `skin` (0..1) crosses the rim are taken off, fading out towards the
+    face's middle, which keeps its light. Only the picture's `own_skin` takes part: a beard's edge is no seam. `width`
+    is the face's, in pixels. Outside `face` nothing changes.
+    """
+    own_skin = cv2.GaussianBlur(cv2.erode(own_skin, np.ones((3, 3))), (0, 0), max(0.5, BAND / 3 * width))
+    depth = cv2.distanceTransform((face > 0.5).astype(np.uint8), cv2.DIST_L2, 5) / width
+    fade = np.clip(1 - depth / INWARDS, 0, 1) * (face > 0.5)
+    fade = fade * fade * (3 - 2 * fade) * own_skin
+    lab = cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    for _ in range(ROUNDS):
+        steps, weight = metrics.added_steps(picture, template, face, skin * own_skin)
+        near = cv2.GaussianBlur(weight, (0, 0), BAND * width)[..., None]
+        field = cv2.GaussianBlur(steps * weight[..., None], (0, 0), BAND * width) / np.maximum(near, 1e-6)
+        field *= np.clip(near * TRUST * width, 0, 1)  # far from any skin at the rim nothing is known
+        field *= np.minimum(1, MOST / np.maximum(np.linalg.norm(field, axis=-1, keepdims=True), 1e-3))
+        lab = lab - field * fade[..., None]
+        rgb = cv2.cvtColor(lab.astype(np.float32), cv2.COLOR_LAB2RGB) * 255
+        picture = blend(picture, rgb, (fade > 0).astype(np.float32))
+    return picture
 
 
 def _statistics(lab: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

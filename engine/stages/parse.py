@@ -45,9 +45,13 @@ def parse_by_landmarks(rgb: Rgb, face: Face) -> FaceParts:
     brows = np.maximum(_hull(rgb, p[17:22]), _hull(rgb, p[22:27]))
     lips = _hull(rgb, p[48:60])
     around = grown(np.maximum(np.maximum(eyes, brows), lips), 0.03 * face.width)
-    lab = cv2.cvtColor(rgb.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-    skin = whole * (1 - around) * (skin_likeness(lab, p) > 0.5)
+    skin = whole * (1 - around) * (skin_of(rgb, face) > 0.5)
     return FaceParts(whole, eyes, lips, _hull(rgb, p[27:36]), skin)
+
+
+def skin_of(rgb: Rgb, face: Face) -> Mask:
+    """How much each pixel of the picture (0..1, inside the face or not) looks like the skin of `face`."""
+    return skin_likeness(cv2.cvtColor(rgb.astype(np.float32) / 255, cv2.COLOR_RGB2LAB), face.landmarks)
 
 
 def grown(mask: Mask, by: float) -> Mask:

@@ -6,25 +6,40 @@ The reference system picks one photo per subject at training time, whatever the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
 from engine.crop import chip_crop
 from engine.stages.parse import parse_by_landmarks
-from engine.types import Embedding, Face, FaceRecogniser, Rgb
+from engine.types import Embedding, Face, FaceRecogniser, Points, Rgb
 
 # What a mismatch costs, in units of likeness (0.1 is the difference between a good and a middling photo of a person).
 PER_DEGREE_YAW = 0.012
 PER_DEGREE_PITCH = 0.006
-PER_MOUTH_OPENING = 1.5  # of the eyes' distance
+PER_MOUTH_OPENING = 1.5  # of the eyes' distance, beyond the template's
 PER_OPEN_MOUTH = 0.5  # whatever the template's: speaking mouths look odd
 PER_SIDE_LIGHT = 0.12  # of a stop
 PER_DARKNESS = 0.05  # of a stop
 PER_MISSING_PIXEL = 0.15  # per halving of the face's size below the template's
 CHIP = 96  # px, side of the chip on which light is measured
 WIDE_ENOUGH = 160  # px: a face need not be larger than this, whatever the template's
+PER_BLUR = 0.06  # per halving of the detail below the sharpest photo's
+FOR_MIRRORING = 0.05  # a mirrored face is still alike, but nobody's face is symmetric
+TURNED = 12.0  # degrees of yaw from which a template has a side that a photo may lack
+SPEAKING = 0.06  # mouth opening: such a photo is taken only where there is no other
+
+# Which of the 68 points becomes which when a picture is mirrored.
+MIRRORED = (
+    *range(16, -1, -1),
+    *range(26, 16, -1),
+    *range(27, 31),
+    *range(35, 30, -1),
+    *(45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40),
+    *(54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55),
+    *(64, 63, 62, 61, 60, 67, 66, 65),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,28 +51,69 @@ class Reference:
     embedding: Embedding
 
 
-def best_reference(references: Sequence[Reference], template: Rgb, face: Face, recogniser: FaceRecogniser) -> Reference:
-    """The reference with the best FaceID quality (mean likeness to the others) after what differs is taken off."""
-    side, dark = _light(template, face)
+def ranked_references(
+    references: Sequence[Reference], template: Rgb, face: Face, recogniser: FaceRecogniser
+) -> list[Reference]:
+    """By FaceID quality (mean likeness to the other photos) after what differs is taken off, best first.
 
-    def worth(candidate: Reference) -> float:
+    Speaking mouths are left out where they can be. For a turned template every photo counts as its mirror image too,
+    which may be the one that is turned to that side.
+    """
+    side, dark = _light(template, face)
+    calm = [r for r in references if _mouth_opening(r.face) < SPEAKING] or list(references)
+    detail = {id(r): _detail(r) for r in calm}
+    sharpest = max(detail.values())
+
+    def worth(candidate: Reference, shown: Reference) -> float:
         others = [o for o in references if o is not candidate]
         quality = np.mean([recogniser.likeness(candidate.embedding, o.embedding) for o in others]) if others else 0.0
-        pose, wanted = candidate.face.pose, face.pose
-        own_side, own_dark = _light(candidate.rgb, candidate.face)
+        pose, wanted = shown.face.pose, face.pose
+        own_side, own_dark = _light(shown.rgb, shown.face)
         missing = np.log2(max(1.0, min(face.width, WIDE_ENOUGH) / candidate.face.width))
         return float(
             quality
             - PER_DEGREE_YAW * abs(pose.yaw - wanted.yaw)
             - PER_DEGREE_PITCH * abs(pose.pitch - wanted.pitch)
             - PER_OPEN_MOUTH * _mouth_opening(candidate.face)
-            - PER_MOUTH_OPENING * abs(_mouth_opening(candidate.face) - _mouth_opening(face))
+            - PER_MOUTH_OPENING * max(0.0, _mouth_opening(candidate.face) - _mouth_opening(face))
             - PER_SIDE_LIGHT * abs(own_side - side)
             - PER_DARKNESS * abs(own_dark - dark)
             - PER_MISSING_PIXEL * missing
+            - PER_BLUR * np.log2(sharpest / detail[id(candidate)])
+            - FOR_MIRRORING * (shown is not candidate)
         )
 
-    return max(references, key=worth)
+    choices = [(r, r) for r in calm]
+    if abs(face.pose.yaw) > TURNED:
+        choices += [(r, mirrored(r)) for r in calm]
+    return [shown for _, shown in sorted(choices, key=lambda choice: worth(*choice), reverse=True)]
+
+
+def mirrored(reference: Reference) -> Reference:
+    """The photo left for right, with its face; the embedding stays the photo's."""
+    face, width = reference.face, reference.rgb.shape[1]
+
+    def flipped(points: Points, order: Sequence[int]) -> Points:
+        return np.column_stack([width - 1 - points[:, 0], points[:, 1]])[list(order)].astype(np.float32)
+
+    x1, y1, x2, y2 = face.box_xyxy
+    return replace(
+        reference,
+        rgb=np.ascontiguousarray(reference.rgb[:, ::-1]),
+        face=replace(
+            face,
+            box_xyxy=(width - 1 - x2, y1, width - 1 - x1, y2),
+            points=flipped(face.points, (1, 0, 2, 4, 3)),
+            landmarks=flipped(face.landmarks, MIRRORED),
+            pose=replace(face.pose, yaw=-face.pose.yaw, roll=-face.pose.roll),
+        ),
+    )
+
+
+def _detail(reference: Reference) -> float:
+    """How much a photo shows of a face on a chip of one size: its sharpness in comparison to others of one person."""
+    chip = cv2.cvtColor(chip_crop(reference.face, CHIP).cut(reference.rgb), cv2.COLOR_RGB2GRAY).astype(np.float32)
+    return float(np.abs(chip - cv2.GaussianBlur(chip, (0, 0), 1.0)).mean()) + 0.1
 
 
 def _mouth_opening(face: Face) -> float:

@@ -13,9 +13,9 @@ from engine import metrics
 from engine.models.lanczos import LanczosEnhancer
 from engine.models.mini_controls import MiniControls
 from engine.provenance import SOURCE_TYPE, write_portrait
-from engine.stages import control, enhance, fuse, harmonise, inpaint, paste_back
+from engine.stages import control, enhance, fuse, guard, harmonise, inpaint, paste_back
 from engine.stages.parse import closed, grown, parse_by_landmarks
-from engine.stages.reference import Reference, best_reference
+from engine.stages.reference import Reference, mirrored, ranked_references
 from engine.types import Embedding, Face, HeadPose, Rgb
 from tests.unit.engine.test_landmark_fusion import face_of, seen_head
 
@@ -171,30 +171,93 @@ def reference(yaw: float, place: float, brightness: int = 180) -> Reference:
     return Reference(np.full((600, 600, 3), brightness, np.uint8), face, np.array([place], np.float32))
 
 
+def best_of(references: list[Reference], template: Reference) -> Reference:
+    return ranked_references(references, template.rgb, template.face, CountingFaceId())[0]
+
+
+def with_mouth(shown: Reference, opening: float) -> Reference:
+    """`opening` in eye distances."""
+    landmarks = shown.face.landmarks.copy()
+    landmarks[66] = landmarks[62] + [0, opening * np.linalg.norm(landmarks[45] - landmarks[36])]
+    return replace(shown, face=replace(shown.face, landmarks=landmarks))
+
+
+def test_a_speaking_mouth_is_chosen_only_where_there_is_no_other() -> None:
+    template = reference(0, 0.0)
+    loud = with_mouth(reference(0, 0.0), 0.2)
+    turned = [with_mouth(reference(25, 0.3), opening) for opening in (0.01, 0.2)]
+    assert best_of([loud, turned[0]], template) is turned[0]
+    assert best_of([loud, turned[1]], template) is loud
+
+
+def test_a_mirrored_photo_stands_in_for_the_side_that_no_photo_shows() -> None:
+    right = reference(28, 0.0)
+    chosen = best_of([right, reference(24, 0.0)], reference(-30, 0.0))
+    assert chosen.face.pose.yaw == -28
+    assert np.array_equal(chosen.rgb, right.rgb[:, ::-1])
+    assert np.allclose(mirrored(chosen).face.landmarks, right.face.landmarks, atol=0.01)
+    assert chosen.face.landmarks[36, 0] < chosen.face.landmarks[45, 0]
+
+
+def test_the_guard_keeps_the_largest_change_that_costs_no_likeness() -> None:
+    asked: list[float] = []
+
+    def falling(share: float) -> float:
+        asked.append(share)
+        return 0.6 - 0.2 * share
+
+    assert guard.share_that_keeps(falling, 0.39) == 1.0
+    assert asked == [1.0]
+    assert guard.share_that_keeps(falling, 0.49) == 0.5
+    assert guard.share_that_keeps(falling, 0.7) == 0.0
+
+
 def test_the_reference_with_the_templates_pose_is_chosen_among_equals() -> None:
     left, frontal, right = reference(-30, 0.0), reference(0, 0.0), reference(30, 0.0)
     for wanted in (left, frontal, right):
         template = reference(wanted.face.pose.yaw, 0.0)
-        assert best_reference([left, frontal, right], template.rgb, template.face, CountingFaceId()) is wanted
+        assert best_of([left, frontal, right], template) is wanted
 
 
 def test_a_photo_unlike_the_others_is_not_the_reference_in_spite_of_its_pose() -> None:
     template = reference(0, 0.0)
     typical = [reference(5, 0.0), reference(6, 0.05)]
-    assert best_reference([*typical, reference(0, 0.5)], template.rgb, template.face, CountingFaceId()) in typical
+    assert best_of([*typical, reference(0, 0.5)], template) in typical
 
 
-def test_the_seam_is_what_steps_at_the_edge_and_not_what_changes_inside() -> None:
+def test_the_seam_is_what_steps_at_the_edge_and_neither_what_changes_inside_nor_what_the_template_has() -> None:
     template = np.full((200, 200, 3), 150, np.uint8)
     mask = np.zeros((200, 200), np.float32)
     mask[50:150, 50:150] = 1
+    skin = np.ones_like(mask)
     inner, hard = template.copy(), template.copy()
     inner[90:110, 90:110] = 30
     hard[50:150, 50:150] = 170
-    assert metrics.seam(inner, mask) == pytest.approx(0, abs=0.01)
-    assert 5 < metrics.seam(hard, mask) < 10
-    assert metrics.added_seam(hard, template, mask) == pytest.approx(metrics.seam(hard, mask))
+    assert metrics.seam(inner, template, mask, skin) == pytest.approx(0, abs=0.01)
+    assert 5 < metrics.seam(hard, template, mask, skin) < 10
+    assert metrics.seam(hard, hard, mask, skin) == 0
+    assert metrics.natural_step(hard, mask, skin) == pytest.approx(metrics.seam(hard, template, mask, skin))
     assert metrics.changed_pixels(hard, template, mask == 0) == 0
+
+
+def test_matching_the_rim_takes_the_seam_off_and_keeps_the_middle_and_what_is_not_skin(
+    drawn: tuple[Rgb, Face],
+) -> None:
+    rgb, face = drawn
+    template = np.where(rgb == (90, 110, 130), SKIN, rgb).astype(np.uint8)  # skin runs across the rim: no step
+    parts = parse_by_landmarks(rgb, face)
+    skin = np.ones_like(parts.face)
+    pale = np.where(parts.face[..., None] > 0, np.minimum(template.astype(int) + 25, 255), template).astype(np.uint8)
+    bare = np.ones_like(skin)
+    bare[int(face.landmarks[8, 1]) - 40 :] = 0  # a beard
+    matched = harmonise.rim_matched(pale, template, parts.face, skin, bare, face.width)
+    before = metrics.seam(pale, template, parts.face, bare)
+    assert metrics.seam(matched, template, parts.face, bare) < 0.5 * before
+    nose = tuple(np.round(face.landmarks[29]).astype(int)[::-1])
+    assert np.array_equal(matched[nose], pale[nose])
+    assert np.array_equal(matched[parts.face == 0], pale[parts.face == 0])
+    chin = tuple(np.round(face.landmarks[8]).astype(int)[::-1])
+    assert np.abs(matched[chin[0] - 8, chin[1]].astype(int) - pale[chin[0] - 8, chin[1]]).max() <= 2
 
 
 def test_enhancing_doubles_pictures_and_leaves_very_large_ones() -> None:
