@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from engine.diffusion import Control
 
 TRIED = 4  # references of which a fusion is tried before one is taken
+WORTH = 0.3  # how much what a reference is worth counts beside that: a strange light is alike, but looks odd
 TEMPLATE_SIDE = 4096  # px, longest side at which a template is read
 
 
@@ -234,7 +235,7 @@ class _Run:
         profile = self.profile
         ranked = ranked_references(subject.references, before.rgb, before.face, profile.recogniser)[:TRIED]
         if not self.config.fusion_before or len(subject.references) < 2:
-            return ranked[0]
+            return ranked[0][1]
 
         def likeness(reference: Reference) -> float:
             try:
@@ -243,7 +244,7 @@ class _Run:
                 return -1.0
             return self.likeness(replace(before, rgb=rgb), subject.known(reference))
 
-        return max(ranked, key=likeness)
+        return max(ranked, key=lambda tried: likeness(tried[1]) + WORTH * tried[0])[1]
 
     def fusion(self, look: Look, reference: Reference, wanted: bool, ratio: float) -> Look:
         if not wanted:

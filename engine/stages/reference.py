@@ -53,8 +53,8 @@ class Reference:
 
 def ranked_references(
     references: Sequence[Reference], template: Rgb, face: Face, recogniser: FaceRecogniser
-) -> list[Reference]:
-    """By FaceID quality (mean likeness to the other photos) after what differs is taken off, best first.
+) -> list[tuple[float, Reference]]:
+    """What each is worth, best first: FaceID quality (mean likeness to the other photos) less what differs.
 
     Speaking mouths are left out where they can be. For a turned template every photo counts as its mirror image too,
     which may be the one that is turned to that side.
@@ -86,7 +86,7 @@ def ranked_references(
     choices = [(r, r) for r in calm]
     if abs(face.pose.yaw) > TURNED:
         choices += [(r, mirrored(r)) for r in calm]
-    return [shown for _, shown in sorted(choices, key=lambda choice: worth(*choice), reverse=True)]
+    return sorted(((worth(*choice), choice[1]) for choice in choices), key=lambda ranked: ranked[0], reverse=True)
 
 
 def mirrored(reference: Reference) -> Reference:

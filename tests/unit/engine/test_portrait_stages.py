@@ -172,7 +172,7 @@ def reference(yaw: float, place: float, brightness: int = 180) -> Reference:
 
 
 def best_of(references: list[Reference], template: Reference) -> Reference:
-    return ranked_references(references, template.rgb, template.face, CountingFaceId())[0]
+    return ranked_references(references, template.rgb, template.face, CountingFaceId())[0][1]
 
 
 def with_mouth(shown: Reference, opening: float) -> Reference:
