@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from engine.diffusion import Diffusion
     from engine.stages.control import ControlPictures
 
-PROFILES = ("mini",)
+PROFILES = ("mini", "sd15")
 ID_TEMPLATES = Path(__file__).parent / "id_templates"
 
 
@@ -67,10 +67,17 @@ class Profile(Protocol):
 
 
 def load_profile(name: str = "mini", device: str = "auto") -> Profile:
-    """The profile of that name. `device`: "auto" takes a GPU if there is one. Raises ValueError for unknown names."""
-    if name != "mini":
+    """The profile of that name. `device`: "auto" takes a GPU if there is one.
+
+    Raises ValueError for unknown names and MissingWeights when the profile's files are not there.
+    """
+    if name not in PROFILES:
         raise ValueError(f"unknown profile {name!r}: choose one of {', '.join(PROFILES)}")
-    return MiniProfile(device)
+    if name == "mini":
+        return MiniProfile(device)
+    from engine.sd15_profile import load_sd15_profile
+
+    return load_sd15_profile(device)
 
 
 class MiniProfile:

@@ -26,6 +26,12 @@ class WorkerSettings(BaseSettings):
         "./data/blobs", description="Where photos, LoRAs and portraits lie: a folder, or s3://bucket/prefix."
     )
     profile: str = Field("mini", description="The models that the engine uses: mini (CPU) or sd15 (GPU).")
+    models_dir: Path = Field(
+        Path("./data/models"), description="Folder of the networks of the profile sd15 (`python -m engine models`)."
+    )
+    models_checkpoint: Path | None = Field(
+        None, description="An SD1.5 checkpoint (file or diffusers folder) instead of the catalogue's."
+    )
     device: str = Field("auto", description="Device of the engine: auto, cpu, cuda or cuda:N.")
     lease_s: float = Field(
         30, gt=0.5, description="Seconds after which another worker takes over the job of one that died or hangs."

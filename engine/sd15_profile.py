@@ -1,0 +1,217 @@
+"""The production profile: Stable Diffusion 1.5 with ControlNets, InsightFace and ModelScope's networks, all from the
+catalogue's folder.
+
+Two environment variables say where: PORTRAIT_MODELS_DIR, the folder of the models, and PORTRAIT_MODELS_CHECKPOINT, any
+SD1.5 file or diffusers folder instead of the catalogue's. The reference's film-look LoRA is left out: its licence is
+unstated, and a LoRA that every portrait goes through changes faces too.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.catalogue import DEFAULT_SET, load_catalogue
+from engine.config import PortraitConfig, TrainingConfig
+from engine.crop import Crop, box_crop
+from engine.errors import MissingWeights
+from engine.models import torchvision_shim
+from engine.profiles import ID_TEMPLATES
+from engine.stages.parse import FaceParts, parse_by_landmarks
+from engine.types import Enhancer, Face, FaceDetector, FaceFuser, FaceRecogniser, Photo, Retoucher, Rgb, Segmenter
+
+if TYPE_CHECKING:
+    from engine.diffusion import Diffusion
+    from engine.models.insightface_faces import InsightFaceFaces
+    from engine.models.sd15 import Sd15Components, Sd15Files
+    from engine.stages.control import ControlPictures
+
+NOT_ASKED_FOR = {"nsfw"}  # of the catalogue's set: no stage uses it yet
+PACKAGES = {  # by extra of this project, what only that extra brings
+    "production": ("insightface", "modelscope"),
+    "cpu` or `gpu": ("onnxruntime",),
+    "modelscope": ("addict", "datasets", "einops", "simplejson", "torchvision"),
+}
+# Side of every canvas over the face box. The reference shows three boxes at 512 pixels, which leaves a face of 130 by
+# 170: an eye is four latents wide, and the autoencoder alone breaks it. Two boxes give the face more than twice the
+# pixels and still show hair and neck, with room for the widest mask. Training and portraits share the scale, so that
+# the LoRA paints faces at the size at which it learned them.
+CANVAS_SCALE = 2.0
+
+# The reference's terms and weights for photos.
+POSITIVE = (
+    "(cloth:1.5), (best quality), (realistic, photo-realistic:1.3), (beautiful eyes:1.3), (sparkling eyes:1.3), "
+    "(beautiful mouth:1.3), finely detail, light smile, extremely detailed CG unity 8k wallpaper, huge filesize, "
+    "best quality, realistic, photo-realistic, ultra high res, raw photo, put on makeup"
+)
+NEGATIVE = (
+    "(bags under the eyes:1.5), (bags under eyes:1.5), (earrings:1.3), (glasses:1.2), (naked:1.5), (nsfw:1.5), nude, "
+    "breasts, penis, cum, (over red lips:1.3), (bad lips:1.3), (bad ears:1.3), (bad hair:1.3), (bad teeth:1.3), "
+    "(worst quality:2), (low quality:2), (normal quality:2), lowres, watermark, badhand, bad anatomy, bad hands, mural"
+)
+
+
+def load_sd15_profile(device: str = "auto") -> Sd15Profile:
+    """The profile as the environment describes it. Networks are read when they are first asked for.
+
+    Raises MissingWeights, with one sentence that says what to run or to install, before anything is read.
+    """
+    models_dir = Path(os.environ.get("PORTRAIT_MODELS_DIR") or "data/models")
+    own = os.environ.get("PORTRAIT_MODELS_CHECKPOINT")
+    checkpoint = Path(own) if own else None
+    _require_weights(models_dir, checkpoint)
+    _require_packages()
+    return Sd15Profile(models_dir, checkpoint, device)
+
+
+class Sd15Profile:
+    """The models of the catalogue's set `sd15` in `models_dir`; `checkpoint` replaces the base. What is missing there
+    is a MissingWeights when it is first asked for."""
+
+    name = "sd15"
+    positive = POSITIVE
+    negative = NEGATIVE
+
+    def __init__(self, models_dir: Path, checkpoint: Path | None = None, device: str = "auto") -> None:
+        self._models_dir, self._checkpoint, self._device = models_dir, checkpoint, device
+        self._catalogue = load_catalogue()
+        self.training = TrainingConfig(crop_scale=CANVAS_SCALE)
+        # Landmark fusion keeps the template's light by itself: mixing it with the template would show two faces. The
+        # reference's 0.6 belongs to its own fusion network.
+        self.portrait = PortraitConfig(fusion_before_ratio=1.0)
+        if self._catalogue.model("controlnet-color").missing(models_dir):
+            self.portrait = self.portrait.with_changes(color_weight=0)
+
+    @property
+    def detector(self) -> FaceDetector:
+        return self._faces.detector
+
+    @property
+    def recogniser(self) -> FaceRecogniser:
+        return self._faces.recogniser
+
+    @cached_property
+    def segmenter(self) -> Segmenter:
+        from engine.models.modelscope_saliency import U2NetSegmenter
+
+        return U2NetSegmenter(self._folder("u2net-saliency"), self._torch_device)
+
+    @cached_property
+    def retoucher(self) -> Retoucher:
+        device = self._torch_device
+        from engine.models.modelscope_retouch import AbpnRetoucher
+
+        return AbpnRetoucher(self._folder("skin-retouching"), device)
+
+    @cached_property
+    def enhancer(self) -> Enhancer:
+        from engine.models.modelscope_enhance import gpen
+
+        return gpen(self._folder("gpen"), self._torch_device)
+
+    @cached_property
+    def fuser(self) -> FaceFuser:
+        """Landmarks, not the reference's network: that one brings a second framework and a non-commercial licence."""
+        from engine.models.landmark_fusion import LandmarkFuser
+
+        return LandmarkFuser()
+
+    @cached_property
+    def diffusion(self) -> Diffusion:
+        device = self._torch_device
+        from engine.diffusion import Diffusion
+
+        parts = _loaded(self.files(), device)
+        # A vocabulary's two files, which is all that the catalogue fetches of a tokenizer, do not say it.
+        parts.tokenizer.model_max_length = parts.text_encoder.config.max_position_embeddings
+        return Diffusion(
+            parts.unet, parts.vae, parts.text_encoder, parts.tokenizer, parts.controlnets, parts.scheduler_config
+        )
+
+    @cached_property
+    def control_pictures(self) -> ControlPictures:
+        from engine.models.sd15_controls import Sd15Controls
+
+        return Sd15Controls()
+
+    def files(self) -> Sd15Files:
+        """Where the diffusion's networks lie."""
+        from engine.models.sd15 import sd15_files
+
+        return sd15_files(self._models_dir, self._checkpoint)
+
+    def parse(self, rgb: Rgb, face: Face) -> FaceParts:
+        return parse_by_landmarks(rgb, face)
+
+    def training_crop(self, rgb: Rgb, face: Face) -> Rgb:
+        return self.portrait_crop(rgb, face).cut(rgb)
+
+    def portrait_crop(self, rgb: Rgb, face: Face) -> Crop:
+        """A square: what the model was trained on, and its side is a multiple of 64."""
+        side = self.training.resolution
+        return box_crop(face, self.training.crop_scale, (side, side))
+
+    def id_templates(self) -> list[Photo]:
+        from engine.images import read_photo
+
+        return [read_photo(path) for path in sorted(ID_TEMPLATES.glob("*.jpg"))]
+
+    @cached_property
+    def _faces(self) -> InsightFaceFaces:
+        import onnxruntime
+
+        from engine.models.insightface_faces import CPU, CUDA, InsightFaceFaces
+
+        has_cuda = self._device != "cpu" and CUDA[0] in onnxruntime.get_available_providers()
+        return InsightFaceFaces(self._folder("buffalo_l"), CUDA if has_cuda else CPU)
+
+    @cached_property
+    def _torch_device(self) -> str:
+        torchvision_shim.install()  # before anything imports diffusers
+        from engine.diffusion import chosen_device
+
+        return chosen_device(self._device)
+
+    def _folder(self, model_id: str) -> Path:
+        return self._catalogue.locate(model_id, self._models_dir)
+
+
+def _loaded(files: Sd15Files, device: str) -> Sd15Components:
+    """On a CPU single precision. On a GPU bfloat16, whose range training needs because no loss is scaled here (float16
+    where a card has none); the autoencoder in single precision, picture by picture: eight bits of mantissa band skin.
+    """
+    import torch
+
+    from engine.models.sd15 import load_sd15_components
+
+    if device == "cpu":
+        return load_sd15_components(files, torch.float32, device)
+    parts = load_sd15_components(files, torch.float16, device)  # as the files are published: nothing is rounded twice
+    parts.vae.float()
+    parts.vae.enable_slicing()
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        for network in (parts.unet, parts.text_encoder, *parts.controlnets.values()):
+            network.to(torch.bfloat16)
+    return parts
+
+
+def _require_weights(models_dir: Path, checkpoint: Path | None) -> None:
+    if checkpoint is not None and not checkpoint.exists():
+        raise MissingWeights(f"{checkpoint} is not there: PORTRAIT_MODELS_CHECKPOINT must name an SD1.5 file or folder")
+    catalogue = load_catalogue()
+    unneeded = NOT_ASKED_FOR | ({"sd15"} if checkpoint else set())
+    missing = catalogue.what_is_missing((i for i in catalogue.sets[DEFAULT_SET] if i not in unneeded), models_dir)
+    if missing:
+        raise MissingWeights(f"the profile sd15 looks into {models_dir}: {missing}")
+
+
+def _require_packages() -> None:
+    for extra, packages in PACKAGES.items():
+        absent = [package for package in packages if find_spec(package) is None]
+        if absent:
+            raise MissingWeights(
+                f"the profile sd15 needs {', '.join(absent)}: install the extra `{extra}` of this project"
+            )
