@@ -6,11 +6,13 @@ import json
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from engine.config import PortraitConfig, Style, portrait_style
+from engine.diffusion import InpaintRequest
 from engine.errors import FusionFailed, NoFaceInTemplate, Stopped, UnreadablePicture
 from engine.images import read_photo
 from engine.models.dlib_faces import DlibDetector, DlibFaceId
@@ -47,7 +49,7 @@ def subject(
 
 @pytest.fixture(scope="module")
 def template(shared_data: Path) -> Photo:
-    return read_photo(shared_data / "templates" / "8.jpg")
+    return read_photo(shared_data / "templates" / "8.jpg", 600)  # px: small is quick
 
 
 def config(profile: MiniProfile, **changes: object) -> PortraitConfig:
@@ -67,6 +69,8 @@ def test_a_portrait_is_the_subject_in_the_template(
     assert likeness["final"] > likeness["template"] + 0.2
     assert (likeness["encoder"], likeness["to"]) == ("dlib-resnet-v1", ["img30.jpg"])
     assert result["changed_outside_mask"] == 0
+    assert result["seam"] < result["seam_fused"]
+    assert 0 <= result["diffusion_share"] <= 1
     assert result["faces"] == 1
     assert any("LoRA" in note for note in result["notes"])
     assert json.loads(json.dumps(result)) == result
@@ -85,7 +89,7 @@ def test_a_switched_off_diffusion_is_said_and_the_best_of_one_is_that_one(
     assert "second diffusion switched off" in report.notes
     assert report.portrait.shape == template.rgb.shape
     assert report.others == ()
-    assert np.array_equal(report.portrait[:40], template.rgb[:40])
+    assert np.array_equal(report.portrait[:20], template.rgb[:20])
 
 
 def test_candidates_come_best_first_and_the_others_with_it(
@@ -95,6 +99,22 @@ def test_candidates_come_best_first_and_the_others_with_it(
     report = make_portraits(SubjectFiles(subject), template, profile, numbers)
     assert len(report.others) == 1
     assert (report.portrait != report.others[0]).any()
+
+
+def test_a_diffusion_that_costs_likeness_is_taken_back_and_said(subject: Path, template: Photo) -> None:
+    class Smearing:
+        def inpaint(self, request: InpaintRequest, on_step: object = None) -> list[Rgb]:
+            return [request.image if request.strength == 0 else cv2.blur(request.image, (25, 25))]
+
+    class Harmful(MiniProfile):
+        diffusion = Smearing()  # type: ignore[assignment]
+
+    profile = Harmful("cpu")
+    numbers = config(profile, fusion_after=False, super_resolution=False)
+    report = make_portraits(SubjectFiles(subject), template, profile, numbers)
+    assert report.diffusion_share < 0.5
+    assert report.likeness["final"] > report.likeness["fused"] - 0.02
+    assert any("cost likeness" in note for note in report.notes)
 
 
 def test_a_fusion_that_fails_is_skipped_and_said(subject: Path, template: Photo) -> None:
