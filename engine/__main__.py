@@ -112,9 +112,9 @@ def _inspect(options: argparse.Namespace) -> Json:
 
 
 def _train(options: argparse.Namespace) -> Json:
+    profile = _load(options)  # first: it prepares the libraries that training imports
     from engine.training import train_subject
 
-    profile = _load(options)
     config = _changed(profile.training, options.config, options.seed)
     with contextlib.ExitStack() as stack:
         checkpoints = options.checkpoints or Path(stack.enter_context(tempfile.TemporaryDirectory()))

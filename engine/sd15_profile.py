@@ -125,8 +125,6 @@ class Sd15Profile:
         from engine.diffusion import Diffusion
 
         parts = _loaded(self.files(), device)
-        # A vocabulary's two files, which is all that the catalogue fetches of a tokenizer, do not say it.
-        parts.tokenizer.model_max_length = parts.text_encoder.config.max_position_embeddings
         return Diffusion(
             parts.unet, parts.vae, parts.text_encoder, parts.tokenizer, parts.controlnets, parts.scheduler_config
         )

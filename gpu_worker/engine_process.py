@@ -13,7 +13,7 @@ import os
 import socket
 import sys
 from asyncio.subprocess import Process
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from gpu_worker.contract.jobs import Message
@@ -34,8 +34,7 @@ from gpu_worker.engine_messages import (
 
 logger = logging.getLogger(__name__)
 
-_KEPT_FROM_ENGINE = ("PORTRAIT_", "AWS_")  # settings and credentials: the engine's work needs none of them,
-_LEFT_TO_ENGINE = "PORTRAIT_MODELS"  # except where its models lie
+_KEPT_FROM_ENGINE = ("PORTRAIT_", "AWS_")  # settings and credentials: the engine's work needs none of them
 
 
 class EngineDied(Exception):
@@ -57,7 +56,9 @@ class EngineCannotStart(Exception):
 class EngineProcess:
     """Runs one job at a time. After a crash or `kill` the next job gets a fresh process."""
 
-    def __init__(self, options: Options, start_timeout_s: float) -> None:
+    def __init__(self, options: Options, start_timeout_s: float, environment: Mapping[str, str] | None = None) -> None:
+        """`environment` is added to what the process gets of ours."""
+        self._environment = {**_environment(), **(environment or {})}
         self._options, self._start_timeout_s = options, start_timeout_s
         self._process: Process | None = None
         self._from_engine: asyncio.StreamReader
@@ -149,7 +150,7 @@ class EngineProcess:
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=sys.stderr.fileno(),  # libraries print
-                env=_environment(),
+                env=self._environment,
             )
         logger.info("engine process %d started (%s)", self._process.pid, self._options.loader)
 
@@ -180,11 +181,7 @@ class EngineProcess:
 
 
 def _environment() -> dict[str, str]:
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name.startswith(_LEFT_TO_ENGINE) or not name.startswith(_KEPT_FROM_ENGINE)
-    }
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(_KEPT_FROM_ENGINE)}
     # Torch's threads otherwise spin while they wait for each other: on busy cores that costs several times the work.
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not sys.stderr.isatty():

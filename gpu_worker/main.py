@@ -86,7 +86,11 @@ def _engine(settings: WorkerSettings, loader: Literal["load_checks", "load_rende
         log_format=settings.log_format,
         log_level=settings.log_level,
     )
-    return EngineProcess(options, settings.start_timeout_s)
+    # Where its models lie is all that the engine needs to know of our settings.
+    models = {"PORTRAIT_MODELS_DIR": str(settings.models_dir)}
+    if settings.models_checkpoint:
+        models["PORTRAIT_MODELS_CHECKPOINT"] = str(settings.models_checkpoint)
+    return EngineProcess(options, settings.start_timeout_s, models)
 
 
 async def _serve(

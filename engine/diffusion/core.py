@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -122,6 +122,8 @@ class Diffusion:
 
         Raises OutOfGpuMemory, and whatever `on_step` raises (after each executed step).
         """
+        # A control that counts for nothing costs a pass all the same, and its network may not even be there.
+        request = replace(request, controls=tuple(control for control in request.controls if control.weight > 0))
         with _memory_as_our_error():
             blurred = None if request.mask is None else _blurred(request)
             latents = self._denoised(request, blurred, on_step)

@@ -21,6 +21,7 @@ from engine.catalogue import load_catalogue
 from engine.errors import EngineError, MissingWeights
 
 CONFIG = Path(__file__).parents[1] / "sd15_config"
+CONTEXT = 77  # tokens
 # Names in the control stage and in the catalogue.
 CONTROLNETS = {
     "canny": "controlnet-canny",
@@ -112,7 +113,8 @@ def _pipeline(files: Sd15Files, dtype: torch.dtype) -> StableDiffusionPipeline:
     return StableDiffusionPipeline.from_single_file(
         str(files.checkpoint),
         config=str(files.config),
-        tokenizer=CLIPTokenizer.from_pretrained(files.tokenizer),
+        # The vocabulary's files do not say how many tokens the text encoder takes at once.
+        tokenizer=CLIPTokenizer.from_pretrained(files.tokenizer, model_max_length=CONTEXT),
         dtype=dtype,
         local_files_only=True,
         **plain,

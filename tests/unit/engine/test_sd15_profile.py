@@ -173,7 +173,6 @@ def test_a_portrait_runs_and_changes_nothing_outside_the_mask(
     assert not any("LoRA" in note or "switched off" in note for note in report.notes)
 
 
-@pytest.mark.xfail(raises=KeyError, strict=True, reason="a control of weight 0 asks for its network all the same")
 def test_a_portrait_runs_without_the_colour_network(
     models_dir: Path, tmp_path: Path, catalogue: Catalogue, subject: SubjectFiles, shared_data: Path
 ) -> None:
