@@ -16,11 +16,11 @@ from engine.config import TRIGGER, PortraitConfig
 from engine.crop import Crop, blend
 from engine.errors import FusionFailed, UnreadablePicture
 from engine.images import read_photo
+from engine.parsing import FaceParts, grown, skin_of
 from engine.profiles import Profile
 from engine.progress import Progress, Report, Stage, Stopwatch, silent
 from engine.provenance import write_portrait
 from engine.stages import control, enhance, fuse, guard, harmonise, inpaint, paste_back
-from engine.stages.parse import FaceParts, grown, skin_of
 from engine.stages.reference import Reference, ranked_references
 from engine.stages.template import template_faces, working_crop
 from engine.types import Embedding, Face, Mask, Photo, Rgb, SubjectFiles

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from engine.config import PortraitConfig, TrainingConfig
 from engine.crop import Crop, chip_crop
-from engine.stages.parse import FaceParts, parse_by_landmarks
+from engine.parsing import FaceParts, parse_by_landmarks
 from engine.types import Enhancer, Face, FaceDetector, FaceFuser, FaceRecogniser, Photo, Retoucher, Rgb, Segmenter
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from engine.config import PortraitConfig, TrainingConfig
 from engine.crop import Crop, box_crop
 from engine.errors import MissingWeights
 from engine.models import torchvision_shim
+from engine.parsing import FaceParts, parse_by_landmarks
 from engine.profiles import ID_TEMPLATES
-from engine.stages.parse import FaceParts, parse_by_landmarks
 from engine.types import Enhancer, Face, FaceDetector, FaceFuser, FaceRecogniser, Photo, Retoucher, Rgb, Segmenter
 
 if TYPE_CHECKING:

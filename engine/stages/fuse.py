@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from engine.crop import blend
-from engine.stages.parse import FaceParts, Parser, grown
+from engine.parsing import FaceParts, Parser, grown
 from engine.types import Face, FaceDetector, FaceFuser, Mask, Rgb
 
 WORKING_SIDE = 512

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from engine.crop import Crop
-from engine.stages.parse import FaceParts, closed, grown
+from engine.parsing import FaceParts, closed, grown
 from engine.types import Face, Mask, Rgb
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from engine.crop import Crop
-from engine.stages.parse import FaceParts
+from engine.parsing import FaceParts
 from engine.types import Face, Mask, Rgb
 
 NEIGHBOUR = 0.05  # of the face box's width: so far around other faces nothing changes, and full change begins at twice

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from engine.crop import chip_crop
-from engine.stages.parse import parse_by_landmarks
+from engine.parsing import parse_by_landmarks
 from engine.types import Embedding, Face, FaceRecogniser, Points, Rgb
 
 # What a mismatch costs, in units of likeness (0.1 is the difference between a good and a middling photo of a person).

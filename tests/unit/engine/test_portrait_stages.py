@@ -12,9 +12,9 @@ from PIL import Image
 from engine import metrics
 from engine.models.lanczos import LanczosEnhancer
 from engine.models.mini_controls import MiniControls
+from engine.parsing import closed, grown, parse_by_landmarks
 from engine.provenance import SOURCE_TYPE, write_portrait
 from engine.stages import control, enhance, fuse, guard, harmonise, inpaint, paste_back
-from engine.stages.parse import closed, grown, parse_by_landmarks
 from engine.stages.reference import Reference, mirrored, ranked_references
 from engine.types import Embedding, Face, HeadPose, Rgb
 from tests.unit.engine.test_landmark_fusion import face_of, seen_head
