@@ -36,6 +36,11 @@ DARKER = 1.8
 FINE = 12.0
 LIGHT_RADIUS = 0.13  # sigma of that light, share of the face width
 FOREHEAD_SHARE = 0.4  # how far above the brows the reference shows, of the distance from lips to brows
+BARE = (0.70, 0.85)  # share of skin in that part of the forehead: fringed up to the first, bare from the second
+FRINGED_SHARE = 0.05  # FOREHEAD_SHARE of a reference whose fringe would look like a smear on the template's forehead
+BEARDED = (0.35, 0.65)  # share of the chin that is not skin: shaven up to the first, bearded from the second
+BEARD_BELOW = 0.4  # how far below the jaw a beard may reach, of the distance from lips to chin
+DARKER_THAN_SKIN = 0.8  # a beard is, in L*; what is as light is a collar or the background
 FEATHER = 0.02  # sigma of the mask's edge, share of the face width
 STIFFNESS, TURNED_STIFFNESS = 1e-4, 1e-2  # smoothing of the splines: for heads alike, and added for heads turned apart
 TURN = (15.0, 40.0)  # degrees between two heads over which it is added
@@ -63,7 +68,7 @@ class LandmarkFuser:
         lab_below, lab_face = (cv2.cvtColor(picture, cv2.COLOR_RGB2LAB) for picture in (below, face))
         skin_below, skin_face = skin_likeness(lab_below, goal), skin_likeness(lab_face, goal)
         lit = cv2.cvtColor(_relit(lab_face, lab_below, skin_face * skin_below, goal), cv2.COLOR_LAB2RGB)
-        alpha = _alpha(goal, skin_below, skin_face)
+        alpha = np.maximum(_alpha(goal, skin_below, skin_face), _beard_below(goal, skin_face, lab_face[..., 0]))
         return patch.put(template, below + (lit - below) * alpha[..., None])
 
 
@@ -224,14 +229,40 @@ def _alpha(goal: Points, skin_below: Mask, skin_face: Mask) -> Mask:
     width = _width(goal)
     shape = skin_below.shape
     middle = goal[27:36].mean(0)
-    up = (goal[BROWS].mean(0) - goal[LIPS].mean(0)) * FOREHEAD_SHARE
+    up = (goal[BROWS].mean(0) - goal[LIPS].mean(0)) * _forehead_share(goal, skin_face)
     oval = _soft(_filled(np.concatenate([goal[JAW], goal[BROWS] + up]), shape), FEATHER * width)
     cheeks = middle + 0.86 * (goal[[2, 3, 4, 12, 13, 14]] - middle)
     core = _soft(_filled(np.concatenate([cheeks, goal[5:12], goal[BROWS]]), shape), FEATHER * width)
     beard = _soft(_filled(np.concatenate([goal[2:15], goal[31:36]]), shape), FEATHER * width)
-    skin_face = np.maximum(skin_face, beard)  # the reference's beard comes along, its hair and collar do not
-    skin = cv2.GaussianBlur(np.minimum(skin_below, skin_face), (0, 0), max(0.006 * width, 0.5))
+    shown = np.maximum(skin_face, beard)  # the reference's beard comes along, its hair and collar do not
+    skin = cv2.GaussianBlur(np.minimum(skin_below, shown), (0, 0), max(0.006 * width, 0.5))
     return (oval * np.maximum(core, skin)).astype(np.float32)
+
+
+def _share_of(weight: Mask, points: Points) -> float:
+    inside = _filled(points, weight.shape)
+    return float((weight * inside).sum() / max(float(inside.sum()), 1.0))
+
+
+def _forehead_share(goal: Points, skin_face: Mask) -> float:
+    """FOREHEAD_SHARE, less where the reference's forehead lies behind a fringe."""
+    up = goal[BROWS].mean(0) - goal[LIPS].mean(0)
+    bare = _share_of(skin_face, np.concatenate([goal[BROWS] + 0.08 * up, goal[BROWS] + FOREHEAD_SHARE * up]))
+    low, high = BARE
+    return FRINGED_SHARE + (FOREHEAD_SHARE - FRINGED_SHARE) * float(np.clip((bare - low) / (high - low), 0, 1))
+
+
+def _beard_below(goal: Points, skin_face: Mask, lightness: Plane) -> Mask:
+    """The part of the reference's beard that hangs over its jaw line; nothing for a shaven chin."""
+    chin, down = goal[4:13], goal[8] - goal[57]
+    low, high = BEARDED
+    hair = 1 - _share_of(skin_face, np.concatenate([goal[5:12], goal[55:60]]))
+    strength = float(np.clip((hair - low) / (high - low), 0, 1))
+    inward = goal[51] + 0.8 * (chin - goal[51])
+    reach = _soft(_filled(np.concatenate([inward, chin + BEARD_BELOW * down]), skin_face.shape), FEATHER * _width(goal))
+    darker = lightness < DARKER_THAN_SKIN * float((lightness * skin_face).sum() / max(float(skin_face.sum()), 1.0))
+    beard = cv2.GaussianBlur((1 - skin_face) * darker, (0, 0), max(0.01 * _width(goal), 0.5))
+    return (strength * reach * beard).astype(np.float32)
 
 
 def _soft(mask: Mask, radius: float) -> Mask:

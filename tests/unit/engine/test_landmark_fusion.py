@@ -91,3 +91,38 @@ def test_the_fused_face_is_the_references_and_the_rest_is_the_template(
     far[max(0, y1 - reach) : y2 + reach, max(0, x1 - reach) : x2 + reach] = False
     assert np.array_equal(fused[far], template[far])
     assert np.abs(fused_face.landmarks - face.landmarks).mean() < 0.12 * face.width  # the pose is the template's
+
+
+def marked_face(marks: str, colour: tuple[int, int, int]) -> tuple[Rgb, Face]:
+    """A plain skin-coloured picture with a head in it; `marks` colours its "fringe" or its "beard"."""
+    picture = np.full((600, 600, 3), (205, 160, 140), np.uint8)
+    landmarks = seen_head(0)
+    brows, chin, mouth = landmarks[17:27, 1].min(), landmarks[8, 1], landmarks[57, 1]
+    rows = slice(0, int(brows - 8)) if marks == "fringe" else slice(int(mouth + 10), int(chin + 60))
+    if marks:
+        picture[rows] = colour
+    return picture, face_of(landmarks)
+
+
+def changed_rows(reference: Rgb, face: Face) -> np.ndarray:
+    """How much each row of a plain template changes in the middle of the face when `reference` is fused into it."""
+    plain, _ = marked_face("", (0, 0, 0))
+    middle = int(face.landmarks[30, 0])
+    fused = LandmarkFuser()(plain, face, reference, face)
+    return np.abs(fused.astype(int) - plain)[:, middle - 20 : middle + 20].mean((1, 2))
+
+
+def test_a_fringe_stays_with_its_owner() -> None:
+    """Half a fringe on another forehead looks like a smear."""
+    reference, face = marked_face("fringe", (70, 45, 30))
+    brows = int(face.landmarks[17:27, 1].min())
+    assert changed_rows(reference, face)[brows - 80 : brows - 25].max() < 8
+
+
+def test_a_beard_hangs_over_the_jaw() -> None:
+    """Cut off along the jaw line it would end in a rim of the template's pale chin."""
+    reference, face = marked_face("beard", (50, 35, 25))
+    chin = int(face.landmarks[8, 1])
+    changed = changed_rows(reference, face)
+    assert changed[chin - 4 : chin + 4].min() > 30
+    assert changed[chin + 90 :].max() == 0
