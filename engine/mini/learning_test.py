@@ -157,9 +157,7 @@ def learning(people: Sequence[Person], profile: Profile, judges: Sequence[FaceRe
         _say_who_is_learned(people, judge, alike, table)
         table.head(f"(b) merged LoRA and last checkpoint: likeness to held-out photos, by {judge.name}")
         gained = [gain for person in people for gain in _gains(person, judge, faces)]
-        error = float(np.std(gained) / np.sqrt(len(gained)))
-        value = f"{np.mean(gained):+.3f}, standard error {error:.3f}"
-        table.line(f"merged minus last, {len(gained)} renders", value, bool(np.mean(gained) > -max(NOISE, 2 * error)))
+        table.line(f"merged minus last, {len(gained)} renders", *_not_lower(gained))
     every = [face for found in faces.values() for face in found]
     table.line("painted faces found", f"{sum(face is not None for face in every)} of {len(every)}")
 
@@ -172,6 +170,20 @@ def _gains(person: Person, judge: FaceRecogniser, faces: dict[str, list[Seen]]) 
         for model in (person.name, _last(person))
     )
     return [a - b for a, b in zip(merged, last, strict=True) if a is not None and b is not None]
+
+
+def _not_lower(gains: Sequence[float]) -> tuple[str, bool]:
+    """Differences of pairs: what they are, and whether their mean is no lower than chance explains."""
+    error = float(np.std(gains) / np.sqrt(len(gains)))
+    return f"{np.mean(gains):+.3f}, standard error {error:.3f}", bool(np.mean(gains) > -max(NOISE, 2 * error))
+
+
+def _both(trials: Sequence[PortraitTrial]) -> tuple[list[Rgb], list[Rgb]]:
+    return [trial.full.portrait for trial in trials], [trial.fused.portrait for trial in trials]
+
+
+def _likeness(judge: FaceRecogniser, rgb: Rgb, profile: Profile, who: Person) -> float:
+    return _alike(judge, [judge.embed(rgb, profile.detector(rgb)[0])], who.codes(judge.name, True))
 
 
 def _say_who_is_learned(
@@ -255,15 +267,15 @@ def portraits(
             trials.append(portrait_trial(person.name, person.files, read_photo(template), profile))
     for judge in judges:
         table.head(f"(5) portraits: likeness to held-out photos, by {judge.name}")
+        gains = []
         for who in people:
-            own = [trial for trial in trials if trial.person == who.name]
-            held_out = who.codes(judge.name, True)
             full, fused = (
-                _alike(judge, [judge.embed(rgb, profile.detector(rgb)[0]) for rgb in pictures], held_out)
-                for pictures in ([t.full.portrait for t in own], [t.fused.portrait for t in own])
+                [_likeness(judge, rgb, profile, who) for rgb in pictures]
+                for pictures in _both([trial for trial in trials if trial.person == who.name])
             )
-            value = f"{full:.3f} with diffusion, {fused:.3f} without"
-            table.line(f"{who.name}: not lower than by fusion alone", value, full > fused - NOISE)
+            table.line(who.name, f"{np.mean(full):.3f} with diffusion, {np.mean(fused):.3f} without")
+            gains += [a - b for a, b in zip(full, fused, strict=True)]
+        table.line(f"with minus without, {len(gains)} portraits", *_not_lower(gains))
     table.head("(5) portraits: seam")
     full, fused = (float(np.mean([getattr(t, kind).seam["final"] for t in trials])) for kind in ("full", "fused"))
     table.line("smaller than by fusion alone, mean", f"{full:.2f} with diffusion, {fused:.2f} without", full < fused)
