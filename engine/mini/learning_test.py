@@ -277,8 +277,10 @@ def portraits(
             gains += [a - b for a, b in zip(full, fused, strict=True)]
         table.line(f"with minus without, {len(gains)} portraits", *_not_lower(gains))
     table.head("(5) portraits: seam")
-    full, fused = (float(np.mean([getattr(t, kind).seam["final"] for t in trials])) for kind in ("full", "fused"))
-    table.line("smaller than by fusion alone, mean", f"{full:.2f} with diffusion, {fused:.2f} without", full < fused)
+    with_it, without = (float(np.mean([getattr(t, kind).seam["final"] for t in trials])) for kind in ("full", "fused"))
+    table.line(
+        "smaller than by fusion alone, mean", f"{with_it:.2f} with diffusion, {without:.2f} without", with_it < without
+    )
     changed = sum(trial.full.changed_outside_mask for trial in trials)
     table.line("pixels changed outside the mask", str(changed), changed == 0)
     return trials
