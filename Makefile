@@ -42,7 +42,7 @@ format: install  ## put the code into the house format
 	$(BIN)/ruff check --fix .
 
 learning-test: install  ## does the method learn? likeness, merge, control and inpainting, measured on the small model
-	$(BIN)/python -m engine.mini.learning_test
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m engine.mini.learning_test
 
 clean:  ## remove what the commands above made
 	rm -rf $(VENV) demo-out data

@@ -96,8 +96,8 @@ class MiniProfile:
             batch=4,
             accumulation=1,
             learning_rate=1e-3,  # a small model, and a hundredth of the reference's image passes
-            steps_per_photo=50,
-            max_steps=250,
+            steps_per_photo=40,
+            max_steps=200,
             validation_steps=50,
             validation_denoise_steps=14,
             validation_guidance=3.0,  # docs/mini-model.md: more is too much for a small model

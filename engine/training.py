@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+WORTH_MERGING = 0.01  # likeness
+
 
 @dataclass(frozen=True)
 class TrainingReport:
@@ -153,14 +155,16 @@ class _Run:
         self._watch.seconds[Stage.TRAIN] -= self._watch.seconds[Stage.VALIDATE]
 
     def merge(self) -> None:
-        """Merges the best checkpoints; where the last one alone does better on the held-out photos, it stays."""
+        """Merges the best checkpoints. The last one alone stays unless the merge is clearly more like the person:
+        below WORTH_MERGING the few renders that decide say nothing."""
         last = max(self._loras)
         self.shares = merge.weights(self.renders, self.exam.config.merge_best)
         self.chosen = merge.merged(self._loras, self.shares)
         with lora.applied(self.exam.profile.diffusion, self.chosen, 1.0):
             pictures = self.exam.paint(lambda: self._report(Progress(Stage.MERGE, 0, 1)))
         self.chosen_renders = self.exam.score(pictures)
-        if (validate.mean_likeness(self.renders[last]) or 0) > (validate.mean_likeness(self.chosen_renders) or 0):
+        gain = (validate.mean_likeness(self.chosen_renders) or 0) - (validate.mean_likeness(self.renders[last]) or 0)
+        if gain < WORTH_MERGING:
             self.shares, self.chosen, self.chosen_renders = {last: 1.0}, self._loras[last], self.renders[last]
         self._report(Progress(Stage.MERGE, 1, 1))
 
