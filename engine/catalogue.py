@@ -5,6 +5,7 @@ All facts stand in `catalogue.json`. A model lies in `<models folder>/<id>/`, it
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
@@ -132,6 +133,11 @@ class Catalogue(_Entry):
         total = sum(model.about_mib for model in absent) / 1024
         names = " ".join(model.id for model in absent)
         return f"{len(absent)} models are missing (about {total:.1f} GiB): run `python -m engine models fetch {names}`"
+
+
+def default_models_dir() -> Path:
+    """The models folder that the environment names (PORTRAIT_MODELS_DIR), else the usual one."""
+    return Path(os.environ.get("PORTRAIT_MODELS_DIR") or "data/models")
 
 
 def load_catalogue(file: Path = CATALOGUE_FILE) -> Catalogue:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 
-from engine.catalogue import DEFAULT_SET, Catalogue, Model, load_catalogue
+from engine.catalogue import DEFAULT_SET, Catalogue, Model, default_models_dir, load_catalogue
 from engine.errors import EngineError
 from engine.fetching import FetchFailed, Mirror, fetch, verify
 
@@ -24,7 +23,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         command.add_argument(
             "--dir",
             type=Path,
-            default=Path(os.environ.get("PORTRAIT_MODELS_DIR", "data/models")),
+            default=default_models_dir(),
             help="folder of the models (default: PORTRAIT_MODELS_DIR or data/models)",
         )
     for command in (fetching, checking):

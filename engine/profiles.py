@@ -80,6 +80,13 @@ def load_profile(name: str = "mini", device: str = "auto") -> Profile:
     return load_sd15_profile(device)
 
 
+def read_id_templates() -> list[Photo]:
+    """The ID photos that come with the package: women and men by turns."""
+    from engine.images import read_photo
+
+    return [read_photo(path) for path in sorted(ID_TEMPLATES.glob("*.jpg"))]
+
+
 class MiniProfile:
     """Everything that runs on a CPU and comes with the package: dlib, classical image work, the small diffusion."""
 
@@ -168,6 +175,4 @@ class MiniProfile:
         return chip_crop(face, self.training.resolution)
 
     def id_templates(self) -> list[Photo]:
-        from engine.images import read_photo
-
-        return [read_photo(path) for path in sorted(ID_TEMPLATES.glob("*.jpg"))]
+        return read_id_templates()

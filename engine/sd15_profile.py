@@ -14,13 +14,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.catalogue import DEFAULT_SET, load_catalogue
+from engine.catalogue import DEFAULT_SET, default_models_dir, load_catalogue
 from engine.config import PortraitConfig, TrainingConfig
 from engine.crop import Crop, box_crop
 from engine.errors import MissingWeights
 from engine.models import torchvision_shim
 from engine.parsing import FaceParts, parse_by_landmarks
-from engine.profiles import ID_TEMPLATES
+from engine.profiles import read_id_templates
 from engine.types import Enhancer, Face, FaceDetector, FaceFuser, FaceRecogniser, Photo, Retoucher, Rgb, Segmenter
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def load_sd15_profile(device: str = "auto") -> Sd15Profile:
 
     Raises MissingWeights, with one sentence that says what to run or to install, before anything is read.
     """
-    models_dir = Path(os.environ.get("PORTRAIT_MODELS_DIR") or "data/models")
+    models_dir = default_models_dir()
     own = os.environ.get("PORTRAIT_MODELS_CHECKPOINT")
     checkpoint = Path(own) if own else None
     _require_weights(models_dir, checkpoint)
@@ -153,9 +153,7 @@ class Sd15Profile:
         return box_crop(face, self.training.crop_scale, (side, side))
 
     def id_templates(self) -> list[Photo]:
-        from engine.images import read_photo
-
-        return [read_photo(path) for path in sorted(ID_TEMPLATES.glob("*.jpg"))]
+        return read_id_templates()
 
     @cached_property
     def _faces(self) -> InsightFaceFaces:

@@ -151,7 +151,7 @@ class _Renders:
             steps=report.steps,
             checkpoints=tuple(Checkpoint(step=c.step, likeness=c.likeness) for c in report.checkpoints),
             likeness=report.merged_likeness,
-            real_likeness=json.loads(SubjectFiles(out).info.read_bytes())["real_likeness"],
+            real_likeness=report.real_likeness,
             recogniser=self._models.recogniser.name,
             files_prefix=request.prefix,
             preview_key=f"{request.prefix}/{SubjectFiles(out).digital_id.name}",
