@@ -14,11 +14,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from bot import replies as r
 from bot.acts import Tell
 from bot.chat import Chat, ChatError
-from bot.conversation import PictureNotTaken, SentPicture
 from bot.core import Inbox, Incoming
 from bot.db.database import Database, open_database
 from bot.db.migrate import upgrade
 from bot.delivery import Delivery, Painter
+from bot.dialogue import PictureNotTaken, SentPicture
 from bot.erasure import erase
 from bot.intake import Intake
 from bot.job_events import EventReader

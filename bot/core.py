@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bot.chat import Chat
-from bot.conversation import Said
+from bot.dialogue import Said
 from bot.domain import Address, Language, MessageRef
 from bot.replies import Reply
 from gpu_worker.contract.blobs import BlobStore

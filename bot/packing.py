@@ -9,7 +9,7 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import TypeAdapter
 
 from bot.acts import ShowCollection, ShowJob, Tell, Telling
-from bot.conversation import Collecting, ConfirmingForget, Dialogue, Idle
+from bot.dialogue import Collecting, ConfirmingForget, Dialogue, Idle
 from bot.replies import Reply
 
 

@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import SecretStr
 
 from bot.app import Bot, open_bot
-from bot.conversation import Asked, Pressed, Said, SentPicture, Typed
 from bot.core import Incoming
+from bot.dialogue import Asked, Pressed, Said, SentPicture, Typed
 from bot.domain import Address, Language, MessageRef
 from bot.job_events import EventReader
 from bot.outbox import relay

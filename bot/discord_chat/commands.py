@@ -10,7 +10,7 @@ import discord
 from discord import app_commands
 
 from bot import texts
-from bot.conversation import Asked
+from bot.dialogue import Asked
 from bot.discord_chat.dialogs import open_dialog, photos_dialog
 from bot.discord_chat.talk import OWN_TEMPLATE, Talk, asked_train, language_of
 from bot.domain import MAX_PHOTOS, Template

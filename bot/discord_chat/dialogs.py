@@ -12,7 +12,7 @@ import discord
 from discord import ui
 
 from bot import texts
-from bot.conversation import CONSENT_VERSION
+from bot.dialogue import CONSENT_VERSION
 from bot.domain import MIN_PHOTOS, Language
 from bot.replies import AskConsent
 

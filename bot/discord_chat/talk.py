@@ -19,8 +19,8 @@ import discord
 
 from bot import texts
 from bot.callback import ForgedButton, OldButton, unpack
-from bot.conversation import CONSENT_VERSION, Asked, PictureNotTaken, Pressed, Said, SentPicture
 from bot.core import App, Incoming
+from bot.dialogue import CONSENT_VERSION, Asked, PictureNotTaken, Pressed, Said, SentPicture
 from bot.discord_chat.chat import PLATFORM, TOKEN_LIFE_S, Answering, DiscordChat, is_hidden
 from bot.discord_chat.dialogs import PHOTOS, TEMPLATE, open_dialog, photos_dialog, submitted, template_dialog
 from bot.discord_chat.render import ADD_PHOTOS, ADD_TEMPLATE

@@ -16,8 +16,8 @@ from telegram.ext import ContextTypes
 from bot import texts
 from bot.callback import ForgedButton, OldButton, unpack
 from bot.chat import ChatError
-from bot.conversation import Asked, PictureNotTaken, Pressed, Said, SentPicture, Typed
 from bot.core import App, Incoming
+from bot.dialogue import Asked, PictureNotTaken, Pressed, Said, SentPicture, Typed
 from bot.domain import Address, Language, MessageRef
 from bot.replies import Apology, NotYours, OutOfDate, Reply
 from bot.telegram_chat.chat import PLATFORM, TelegramChat

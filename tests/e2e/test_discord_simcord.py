@@ -14,8 +14,8 @@ from pydantic import SecretStr
 from bot import replies as r
 from bot.callback import secret_of
 from bot.chat import Chat
-from bot.conversation import Asked, Pressed, Said, SentPicture
 from bot.core import Incoming
+from bot.dialogue import Asked, Pressed, Said, SentPicture
 from bot.discord_chat.client import Client
 from bot.domain import PortraitView
 from bot.replies import Choice, Reply

@@ -11,7 +11,7 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from bot import replies as r
-from bot.conversation import Asked
+from bot.dialogue import Asked
 from bot.domain import JobStatus, NewJob, StoredJob, new_id, queue_score
 from bot.outbox import relay
 from bot.parts import utc_now

@@ -17,8 +17,8 @@ from pydantic import SecretStr
 
 from bot import replies as r
 from bot.chat import Chat, ChatError
-from bot.conversation import Asked, PictureNotTaken, Pressed, SentPicture, Typed
 from bot.core import Incoming
+from bot.dialogue import Asked, PictureNotTaken, Pressed, SentPicture, Typed
 from bot.domain import Address, JobStatus, JobView, PhotoVerdict, PortraitView, Template
 from bot.replies import Reply
 from bot.sandbox.person import Person, buttons, words

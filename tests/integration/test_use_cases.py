@@ -14,9 +14,9 @@ from sqlalchemy import func, select
 
 from bot import replies as r
 from bot.chat import ChatError
-from bot.conversation import CONSENT_VERSION, Asked, PictureNotTaken, SentPicture
 from bot.db import tables as t
 from bot.db.database import open_engine
+from bot.dialogue import CONSENT_VERSION, Asked, PictureNotTaken, SentPicture
 from bot.domain import Address, JobStatus
 from bot.outbox import relay
 from bot.parts import utc_now

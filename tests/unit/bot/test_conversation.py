@@ -25,9 +25,8 @@ from bot.acts import (
     Tell,
 )
 from bot.choices import rows_of
-from bot.conversation import (
-    ACTIONS,
-    COMMANDS,
+from bot.conversation import ACTIONS, COMMANDS, advance, takes_pictures
+from bot.dialogue import (
     CONSENT_VERSION,
     Asked,
     AwaitingTemplatePicture,
@@ -43,8 +42,6 @@ from bot.conversation import (
     Pressed,
     Step,
     Typed,
-    advance,
-    takes_pictures,
 )
 from bot.domain import MAX_PHOTOS, Collection, JobStatus, JobView, PhotoVerdict
 from bot.packing import pack_dialogue, pack_telling, unpack_dialogue, unpack_telling

@@ -1,0 +1,117 @@
+"""What a dialogue is made of: what a person says, where the dialogue stands, what is known, and a step of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bot import replies as r
+from bot.acts import Act
+from bot.domain import Collection, JobView
+from bot.replies import Choice, Reply
+
+CONSENT_VERSION = "2026-11"
+
+# --- what a person says ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A command, without its slash. Platforms pass what they do not know as it came."""
+
+    command: str
+    argument: str = ""
+
+
+@dataclass(frozen=True)
+class SentPicture:
+    """A picture file as it came. `group` names its album; `is_original_file`: not recompressed by the platform."""
+
+    data: bytes
+    is_original_file: bool = False
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class PictureNotTaken:
+    """A picture that never reached us or cannot be used; `reason` as in replies.PhotoNotTaken."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Pressed:
+    choice: Choice
+
+
+@dataclass(frozen=True)
+class Typed:
+    text: str
+
+
+@dataclass(frozen=True)
+class PictureKept:
+    """A picture that was decoded and stored under this id (made of SentPicture by bot/use_cases)."""
+
+    picture_id: str
+
+
+Said = Asked | SentPicture | PictureNotTaken | Pressed | Typed
+Heard = Asked | PictureKept | PictureNotTaken | Pressed | Typed
+
+# --- where the dialogue stands --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Idle:
+    pass
+
+
+@dataclass(frozen=True)
+class Consenting:
+    """The consent text is on the table."""
+
+
+@dataclass(frozen=True)
+class Collecting:
+    session_id: str
+
+
+@dataclass(frozen=True)
+class AwaitingTemplatePicture:
+    """The next picture is a template of the person's own."""
+
+
+@dataclass(frozen=True)
+class ConfirmingForget:
+    """Deleting everything waits for a yes; anything else means no and goes back to where the dialogue was."""
+
+    back: Idle | Consenting | Collecting | AwaitingTemplatePicture
+
+
+Dialogue = Idle | Consenting | Collecting | AwaitingTemplatePicture | ConfirmingForget
+
+# --- what is known ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of the person when they speak. `collection` is the open one; `new_id` is free to be used."""
+
+    new_id: str
+    is_private: bool = True
+    has_consented: bool = False
+    has_subject: bool = False
+    collection: Collection | None = None
+    training: JobView | None = None
+    has_jobs: bool = False
+    training_quota: r.QuotaReached | None = None
+    template_quota: r.QuotaReached | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """`alert` is for the person who pressed a button, beside or instead of the acts."""
+
+    dialogue: Dialogue
+    acts: tuple[Act, ...] = ()
+    alert: Reply | None = None
