@@ -155,7 +155,7 @@ class Reconciler:
         if not traces:
             return
         async with self._parts.db.transaction() as store:
-            known = await store.jobs.known_ids()
+            known = await store.jobs.known_among(traces)
         for job_id, attempts in traces.items():
             if job_id not in known:
                 await self._parts.queue.forget(job_id, attempts)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from statistics import median
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
-from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy import ColumnElement, TextClause, delete, exists, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot.db import tables as t
@@ -17,6 +17,8 @@ from bot.domain import Address, JobKind, JobStatus, MessageRef, NewJob, QueuePla
 
 _OPEN = (JobStatus.QUEUED, JobStatus.RUNNING)
 _RENDERS: tuple[JobKind, ...] = ("train", "portrait")
+_KINDS: tuple[JobKind, ...] = get_args(JobKind)
+_AT_ONCE = 500  # values of one statement; databases take some thousands
 _MEASURED_OVER = 20
 
 
@@ -83,8 +85,13 @@ class Jobs:
     async def set_message(self, job_id: str, ref: MessageRef) -> None:
         await self.change(job_id, message_id=ref.message_id, message_is_picture=ref.is_picture, chat=ref.address.chat)
 
-    async def known_ids(self) -> set[str]:
-        return set(await self._session.scalars(select(t.Job.id)))
+    async def known_among(self, job_ids: Iterable[str]) -> set[str]:
+        """Those of the ids that are jobs."""
+        asked, known = list(job_ids), set[str]()
+        for first in range(0, len(asked), _AT_ONCE):
+            some = asked[first : first + _AT_ONCE]
+            known.update(await self._session.scalars(select(t.Job.id).where(t.Job.id.in_(some))))
+        return known
 
     # --- finding ---
 
@@ -103,11 +110,15 @@ class Jobs:
         return await self._find(t.Job.status.in_(_OPEN))
 
     async def cancelled_since(self, moment: datetime) -> list[StoredJob]:
-        return await self._find(t.Job.status == JobStatus.CANCELLED, t.Job.finished_at >= moment)
+        # All kinds by name: so the index of what ended is read from that moment on.
+        return await self._find(
+            t.Job.status == JobStatus.CANCELLED, t.Job.kind.in_(_KINDS), t.Job.finished_at >= moment
+        )
 
     async def unshown(self) -> list[StoredJob]:
         """Final jobs whose outcome has not been shown for certain."""
-        return await self._find(t.Job.status.not_in(_OPEN), t.Job.shown != "yes")
+        # Literally the condition of the partial index: with a parameter in it SQLite reads every job.
+        return await self._find(t.Job.status.not_in(_OPEN), text("shown <> 'yes'"))
 
     async def living_ids(self) -> set[str]:
         """Jobs whose blobs somebody needs: open ones, and those with portraits."""
@@ -145,21 +156,29 @@ class Jobs:
         rest = 1.0 - job.fraction
         if job.status is JobStatus.RUNNING:
             return QueuePlace(0, expected_wait_s([(job.kind, rest)], usual, 1))
-        result = await self._session.execute(
-            select(t.Job.kind, t.Job.fraction, t.Job.status).where(
-                t.Job.kind.in_(_RENDERS),
-                t.Job.id != job.job_id,
-                (t.Job.status == JobStatus.RUNNING) | ((t.Job.status == JobStatus.QUEUED) & (t.Job.score < job.score)),
-            )
-        )
-        others = result.all()
-        ahead: list[tuple[JobKind, float]] = [
-            (cast(JobKind, kind), 1.0 - fraction if status == JobStatus.RUNNING else 1.0)
-            for kind, fraction, status in others
-        ]
+        queued = await self._queued_before(job)
+        ahead: list[tuple[JobKind, float]] = [*(await self._still_running()).items(), *queued.items()]
         wait, own = expected_wait_s(ahead, usual, workers), expected_wait_s([(job.kind, 1.0)], usual, 1)
         eta = wait + own if wait is not None and own is not None else None
-        return QueuePlace(1 + sum(status == JobStatus.QUEUED for _, _, status in others), eta)
+        return QueuePlace(1 + sum(queued.values()), eta)
+
+    async def _queued_before(self, job: StoredJob) -> dict[JobKind, int]:
+        rows = await self._session.execute(
+            select(t.Job.kind, func.count())
+            .where(t.Job.status == JobStatus.QUEUED, t.Job.kind.in_(_RENDERS), t.Job.score < job.score)
+            .where(t.Job.id != job.job_id)
+            .group_by(t.Job.kind)
+        )
+        return {cast(JobKind, kind): count for kind, count in rows}
+
+    async def _still_running(self) -> dict[JobKind, float]:
+        """How much of the running jobs is still to be done, in whole jobs."""
+        rows = await self._session.execute(
+            select(t.Job.kind, func.sum(1.0 - t.Job.fraction))
+            .where(t.Job.status == JobStatus.RUNNING, t.Job.kind.in_(_RENDERS))
+            .group_by(t.Job.kind)
+        )
+        return {cast(JobKind, kind): rest for kind, rest in rows}
 
     async def _usual_seconds(self, kind: JobKind) -> float | None:
         rows = await self._session.execute(
@@ -178,7 +197,7 @@ class Jobs:
             select(t.Outbox, t.Job)
             .join(t.Job, t.Job.id == t.Outbox.job_id)
             .where(t.Outbox.sent_at.is_(None), t.Outbox.next_try_at <= now)
-            .order_by(t.Outbox.id)
+            .order_by(t.Outbox.next_try_at, t.Outbox.id)
             .limit(limit)
         )
         return [
@@ -198,14 +217,17 @@ class Jobs:
 
     async def delete_final_before(self, moment: datetime) -> None:
         """Jobs that ended long ago and of which nothing is left."""
+        ended = [status for status in JobStatus if status.is_final]
         await self._session.execute(
-            delete(t.Job).where(t.Job.finished_at < moment, t.Job.id.not_in(select(t.Portrait.job_id)))
+            delete(t.Job)
+            .where(t.Job.status.in_(ended), t.Job.kind.in_(_KINDS), t.Job.finished_at < moment)
+            .where(~exists().where(t.Portrait.job_id == t.Job.id))
         )
 
     async def delete_sent_before(self, moment: datetime) -> None:
         await self._session.execute(delete(t.Outbox).where(t.Outbox.sent_at < moment))
 
-    async def _find(self, *where: ColumnElement[bool]) -> list[StoredJob]:
+    async def _find(self, *where: ColumnElement[bool] | TextClause) -> list[StoredJob]:
         rows = await self._session.scalars(select(t.Job).where(*where).order_by(t.Job.created_at, t.Job.id))
         return [_stored(row) for row in rows]
 

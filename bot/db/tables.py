@@ -105,7 +105,10 @@ class Turn(Base):
     __tablename__ = "turns"
     __table_args__ = (
         Index(
-            "ix_turns_unsaid", "person", postgresql_where=text("said_at IS NULL"), sqlite_where=text("said_at IS NULL")
+            "ix_turns_unsaid",
+            *("platform", "person", "at"),
+            postgresql_where=text("said_at IS NULL"),
+            sqlite_where=text("said_at IS NULL"),
         ),
     )
 
@@ -124,6 +127,7 @@ class Session(Base):
     """A collection of photos. `version` counts changes to the set; a worker has judged it up to `checked_version`."""
 
     __tablename__ = "sessions"
+    __table_args__ = (Index("ix_sessions_state", "state", "touched_at"),)
 
     id: Mapped[str] = _id()
     user_id: Mapped[str] = _of_user()
@@ -187,11 +191,18 @@ class Job(Base):
     """
 
     __tablename__ = "jobs"
+    __table_args__ = (
+        Index("ix_jobs_queue", "status", "kind", "score"),
+        Index("ix_jobs_ended", "status", "kind", "finished_at"),
+        Index(
+            "ix_jobs_unshown", "status", postgresql_where=text("shown <> 'yes'"), sqlite_where=text("shown <> 'yes'")
+        ),
+    )
 
     id: Mapped[str] = _id()
     user_id: Mapped[str] = _of_user()
     kind: Mapped[str] = mapped_column(String(16))
-    status: Mapped[str] = mapped_column(String(16), index=True)
+    status: Mapped[str] = mapped_column(String(16))
     attempt: Mapped[int] = mapped_column(default=1)
     payload: Mapped[dict[str, Any]]
     session_id: Mapped[str | None] = mapped_column(String(40), index=True)
@@ -213,7 +224,7 @@ class Job(Base):
     seen_seq: Mapped[int] = mapped_column(default=0)
     shown: Mapped[str] = mapped_column(String(8), default="no")
     score: Mapped[float] = mapped_column(default=0.0)
-    created_at: Mapped[datetime] = mapped_column(index=True)
+    created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
 
@@ -232,7 +243,7 @@ class Portrait(Base):
     height: Mapped[int]
     likeness: Mapped[float | None]
     notes: Mapped[list[Any]]
-    created_at: Mapped[datetime]
+    created_at: Mapped[datetime] = mapped_column(index=True)
 
 
 class Outbox(Base):
