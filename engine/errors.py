@@ -34,6 +34,10 @@ class NoFaceInTemplate(EngineError):
     """The template shows no face that the pipeline can work with: the user can choose another one."""
 
 
+class UnsafePicture(EngineError):
+    """Nothing of what was made is fit to be shown: the user can choose another template or other words."""
+
+
 class UnreadablePicture(EngineError):
     """A file is no picture, or is broken, or exceeds the limits of decoding."""
 

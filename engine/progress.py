@@ -18,26 +18,34 @@ class Stage(StrEnum):
     """The boxes of the reference's two figures, in the words that progress uses."""
 
     INSPECT = "inspect"
+    PREVIEW = "preview"
     PREPARE = "prepare"
     TRAIN = "train"
     VALIDATE = "validate"
     MERGE = "merge"
+    PAINT_TEMPLATE = "paint_template"
     TEMPLATE = "template"
     FUSE = "fuse"
     FIRST_DIFFUSION = "first_diffusion"
     SECOND_FUSION = "second_fusion"
     SECOND_DIFFUSION = "second_diffusion"
+    HARMONISE = "harmonise"
     ENHANCE = "enhance"
 
 
 @dataclass(frozen=True)
 class Progress:
-    """`done` of `total` steps of `stage`; `preview` is a picture on disk worth showing, if there is one."""
+    """`done` of `total` steps of `stage`; `preview` is a picture on disk worth showing, if there is one.
+
+    `part` of `parts`: work that repeats its stages, once per face for instance.
+    """
 
     stage: Stage
     done: int
     total: int
     preview: Path | None = None
+    part: int = 0
+    parts: int = 1
 
 
 Report = Callable[[Progress], None]

@@ -19,10 +19,9 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from typing import Protocol
 
 from engine.errors import Stopped
-from engine.progress import Progress
+from engine.progress import Progress, Report
 from gpu_worker import failures
 from gpu_worker.contract.events import CheckTemplateResult, InspectResult, PortraitResult, TrainResult
 from gpu_worker.contract.jobs import Message
@@ -34,13 +33,7 @@ logger = logging.getLogger(__name__)
 AnyResult = InspectResult | CheckTemplateResult | TrainResult | PortraitResult
 
 
-class Tell(Protocol):
-    """An engine `Report` that may also say which of several parts of a job it speaks of. Raises Stopped."""
-
-    def __call__(self, progress: Progress, part: int = 0, parts: int = 1) -> None: ...
-
-
-Runner = Callable[[Run, Tell], AnyResult]
+Runner = Callable[[Run, Report], AnyResult]
 
 
 def main(arguments: list[str]) -> None:
@@ -84,11 +77,12 @@ class _Child:
         return loader(options.profile, options.device)
 
     def _end_of(self, request: Run, run: Runner) -> Ended:
-        def tell(progress: Progress, part: int = 0, parts: int = 1) -> None:
+        def tell(progress: Progress) -> None:
             if self._stopped_up_to >= request.number:
                 raise Stopped
-            counted = {"done": progress.done, "total": progress.total, "part": part, "parts": parts}
-            self._say(Step(stage=progress.stage.value, preview=progress.preview, **counted))
+            p = progress
+            counted = {"done": p.done, "total": p.total, "part": p.part, "parts": p.parts}
+            self._say(Step(stage=p.stage.value, preview=p.preview, **counted))
 
         try:
             return Done(result=run(request, tell))

@@ -20,7 +20,7 @@ from engine.images import read_photo, write_whole
 from engine.inspection import PhotoFindings, examine_file, judge
 from engine.portraits import TEMPLATE_SIDE, make_portraits
 from engine.profiles import Profile, load_profile
-from engine.progress import Progress, Stage
+from engine.progress import Progress, Report, Stage
 from engine.provenance import write_portrait
 from engine.stages.template import template_faces
 from engine.types import Face, Photo, SubjectFiles
@@ -34,7 +34,7 @@ from gpu_worker.contract.events import (
     TrainResult,
 )
 from gpu_worker.contract.jobs import BlobKey, CheckTemplate, InspectPhotos, MakePortraits, TrainSubject
-from gpu_worker.engine_child import AnyResult, Runner, Tell
+from gpu_worker.engine_child import AnyResult, Runner
 from gpu_worker.engine_messages import Run
 from gpu_worker.failures import photo_verdicts
 
@@ -54,7 +54,7 @@ class _Checks:
         self._detector, self._recogniser = models.detector, models.recogniser
         self._findings: OrderedDict[BlobKey, tuple[float, PhotoFindings]] = OrderedDict()
 
-    def run(self, request: Run, tell: Tell) -> AnyResult:
+    def run(self, request: Run, tell: Report) -> AnyResult:
         self._forget_old_findings()
         match request.job:
             case InspectPhotos() as job:
@@ -64,7 +64,7 @@ class _Checks:
             case job:
                 raise TypeError(f"not a check: {job.kind}")
 
-    def _inspect(self, job: InspectPhotos, folder: Path, tell: Tell) -> InspectResult:
+    def _inspect(self, job: InspectPhotos, folder: Path, tell: Report) -> InspectResult:
         """Photos come one by one and the set is judged after each: what was found on one is not looked for again."""
         findings = []
         for done, photo in enumerate(job.photos):
@@ -103,7 +103,8 @@ class _Checks:
         except NoFaceInTemplate:
             too_small = bool(self._detector(template.rgb))
             return CheckTemplateResult(faces=(), reason="too_small" if too_small else "no_face")
-        return CheckTemplateResult(faces=tuple(_as_shares(face, template) for face in faces))
+        ordered = sorted(faces, key=lambda face: face.box_xyxy[0] + face.box_xyxy[2])
+        return CheckTemplateResult(faces=tuple(_as_shares(face, template) for face in ordered))
 
 
 def load_renders(profile: str, device: str) -> Runner:
@@ -113,7 +114,7 @@ def load_renders(profile: str, device: str) -> Runner:
     models = load_profile(profile, device)
     renders = _Renders(models)
 
-    def run(request: Run, tell: Tell) -> AnyResult:
+    def run(request: Run, tell: Report) -> AnyResult:
         try:
             return renders.run(request, tell)
         except torch.OutOfMemoryError as error:
@@ -127,7 +128,7 @@ class _Renders:
         self._models = models
         _ = models.diffusion, models.detector, models.recogniser  # built when first asked for
 
-    def run(self, request: Run, tell: Tell) -> AnyResult:
+    def run(self, request: Run, tell: Report) -> AnyResult:
         match request.job:
             case TrainSubject() as job:
                 return self._train(job, request, tell)
@@ -136,7 +137,7 @@ class _Renders:
             case job:
                 raise TypeError(f"not a training or portrait: {job.kind}")
 
-    def _train(self, job: TrainSubject, request: Run, tell: Tell) -> TrainResult:
+    def _train(self, job: TrainSubject, request: Run, tell: Report) -> TrainResult:
         from engine.training import train_subject
 
         out = request.folder / "out"
@@ -160,12 +161,12 @@ class _Renders:
             peak_mib=report.peak_mib,
         )
 
-    def _portraits(self, job: MakePortraits, request: Run, tell: Tell) -> PortraitResult:
+    def _portraits(self, job: MakePortraits, request: Run, tell: Report) -> PortraitResult:
         """All portraits come from one pass through the pipeline: they are its candidates, the best one first."""
         config = portrait_style(Style(job.style), self._models.portrait)
         config = config.with_changes(seed=job.seed, candidates=job.count)
         template = read_photo(request.folder / "template.jpg", TEMPLATE_SIDE)
-        subject = SubjectFiles(request.folder / "subject")
+        subject = SubjectFiles(request.folder / "subjects" / job.subject_id)
         report = make_portraits(subject, template, self._models, config, tell)
         write_whole(request.folder / "out" / "report.json", json.dumps(report.as_json(Path("portrait-1.jpg"))).encode())
         files = []

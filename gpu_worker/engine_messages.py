@@ -51,7 +51,7 @@ class Ready(Message):
 
 
 class Step(Message):
-    """`part` of `parts`: the job repeats its stages, once per portrait. `preview` lies in the job's folder."""
+    """`part` of `parts`: the job repeats its stages, once per face. `preview` lies in the job's folder."""
 
     say: Literal["step"] = "step"
     stage: str

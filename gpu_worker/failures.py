@@ -31,6 +31,8 @@ def of_engine_error(error: BaseException) -> Failure:
             return Failure(kind="user", reason="too_many_photos", detail=detail)
         case errors.NoFaceInTemplate():
             return Failure(kind="user", reason="no_face_in_template", detail=detail)
+        case errors.UnsafePicture():
+            return Failure(kind="user", reason="unsafe_content", detail=detail)
         case errors.UnreadablePicture():
             return Failure(kind="user", reason="unreadable", detail=detail)
         case errors.OutOfGpuMemory() | MemoryError():

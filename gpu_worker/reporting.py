@@ -27,13 +27,14 @@ STAGE_WEIGHTS: Mapping[JobKind, Mapping[str, float]] = MappingProxyType(
     {
         "inspect": {"inspect": 1},
         "check_template": {"template": 1},
-        "train": {"inspect": 6, "prepare": 10, "train": 78, "merge": 6},
+        "train": {"inspect": 6, "preview": 2, "prepare": 10, "train": 78, "merge": 6},
         "portrait": {
             "template": 6,
             "fuse": 6,
             "first_diffusion": 44,
             "second_fusion": 6,
             "second_diffusion": 24,
+            "harmonise": 4,  # of several people
             "enhance": 6,
         },
     }

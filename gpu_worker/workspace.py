@@ -1,7 +1,7 @@
 """The files of a running job: fetched from blobs into a folder of its own, results and checkpoints stored from there.
 
-In the folder: `photos/<photo_id>.jpg`, `template.jpg`, `subject/…`, `checkpoints/…` (inputs), `out/…` (results). The
-engine process sees this folder and nothing else.
+In the folder: `photos/<photo_id>.jpg`, `template.jpg`, `subjects/<subject_id>/…`, `checkpoints/…` (inputs), `out/…`
+(results). The engine process sees this folder and nothing else.
 """
 
 from __future__ import annotations
@@ -107,18 +107,34 @@ async def fetch_inputs(job: AnyJob, folder: Path, blobs: BlobStore) -> None:
         case TrainSubject():
             await _fetch_photos(job.photos, folder, blobs)
             await _fetch_checkpoint(job, folder / "checkpoints", blobs)
+            if job.preview_template_key is not None:
+                await _fetch_if_there(job.preview_template_key, folder / "template.jpg", blobs)
         case MakePortraits():
-            await _fetch(job.template_key, folder / "template.jpg", blobs)
-            keys = await blobs.keys(job.subject_prefix)
-            if not keys:
-                raise BlobNotFound(job.subject_prefix)
-            for key in keys:
-                await _fetch(key, folder / "subject" / key.removeprefix(f"{job.subject_prefix}/"), blobs)
+            if job.template_key is not None:
+                await _fetch(job.template_key, folder / "template.jpg", blobs)
+            for sitter in job.sitters:
+                await _fetch_folder(sitter.subject_prefix, folder / "subjects" / sitter.subject_id, blobs)
 
 
 async def _fetch_photos(photos: tuple[PhotoRef, ...], folder: Path, blobs: BlobStore) -> None:
     for photo in photos:
         await _fetch(photo.key, folder / "photos" / f"{photo.photo_id}.jpg", blobs)
+
+
+async def _fetch_folder(prefix: str, folder: Path, blobs: BlobStore) -> None:
+    keys = await blobs.keys(prefix)
+    if not keys:
+        raise BlobNotFound(prefix)
+    for key in keys:
+        await _fetch(key, folder / key.removeprefix(f"{prefix}/"), blobs)
+
+
+async def _fetch_if_there(key: str, path: Path, blobs: BlobStore) -> None:
+    """For what a job can do without."""
+    try:
+        await _fetch(key, path, blobs)
+    except BlobNotFound:
+        logger.warning("%s is not there any more", key)
 
 
 async def _fetch(key: str, path: Path, blobs: BlobStore) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from PIL import Image
 
 from engine.errors import UnusablePhotos
-from engine.progress import Progress, Stage
+from engine.progress import Progress, Report, Stage
 from engine.types import PhotoReport, Reason, Verdict
 from gpu_worker.contract.events import (
     Checkpoint,
@@ -32,11 +32,12 @@ from gpu_worker.contract.events import (
     PhotoVerdict,
     PortraitFile,
     PortraitResult,
+    Scores,
     TemplateFace,
     TrainResult,
 )
 from gpu_worker.contract.jobs import CheckTemplate, InspectPhotos, MakePortraits, TrainSubject
-from gpu_worker.engine_child import AnyResult, Runner, Tell
+from gpu_worker.engine_child import AnyResult, Runner
 from gpu_worker.engine_messages import Run
 
 STEP_S = 0.05
@@ -51,7 +52,7 @@ def load_renders(profile: str, device: str) -> Runner:
     return _run
 
 
-def _run(request: Run, tell: Tell) -> AnyResult:
+def _run(request: Run, tell: Report) -> AnyResult:
     match request.job:
         case InspectPhotos() as job:
             return _inspect(job, request.folder)
@@ -95,10 +96,13 @@ def _inspect(job: InspectPhotos, folder: Path) -> InspectResult:
     return InspectResult(photos=verdicts, usable=len(verdicts), reference=verdicts[0].photo_id)
 
 
-def _train(job: TrainSubject, request: Run, tell: Tell) -> TrainResult:
+def _train(job: TrainSubject, request: Run, tell: Report) -> TrainResult:
     order = _order(request.folder)
     tell(Progress(Stage.INSPECT, 1, 1))
     _obey(order, request.folder)
+    first_look = request.folder / "first-look.jpg"
+    _picture(first_look)
+    tell(Progress(Stage.PREVIEW, 1, 1, first_look))
     steps = int(order.split()[1]) if order.startswith("take ") else 4
     state = request.folder / "checkpoints" / "state.json"
     begin = json.loads(state.read_text())["step"] if state.exists() else 0
@@ -130,19 +134,31 @@ def _train(job: TrainSubject, request: Run, tell: Tell) -> TrainResult:
     )
 
 
-def _portraits(job: MakePortraits, request: Run, tell: Tell) -> PortraitResult:
-    _obey(_order_in(request.folder / "template.jpg"), request.folder)
-    (request.folder / "subject" / "lora.safetensors").read_bytes()
+def _portraits(job: MakePortraits, request: Run, tell: Report) -> PortraitResult:
+    template = request.folder / ("template.jpg" if job.template_key else "out/template.jpg")
+    if job.template_to_paint:
+        _picture(template)
+    _obey(_order_in(template), request.folder)
+    for sitter in job.sitters:
+        (request.folder / "subjects" / sitter.subject_id / "lora.safetensors").read_bytes()
     for number in range(job.count):
         for done in range(3):
-            tell(Progress(Stage.FIRST_DIFFUSION, done, 3), number, job.count)
+            tell(Progress(Stage.FIRST_DIFFUSION, done, 3, part=number, parts=job.count))
             time.sleep(STEP_S)
         _picture(request.folder / "out" / f"portrait-{number + 1}.jpg")
     files = tuple(
-        PortraitFile(key=f"{request.prefix}/portrait-{number + 1}.jpg", width=64, height=64, likeness=0.7)
+        PortraitFile(
+            key=f"{request.prefix}/portrait-{number + 1}.jpg",
+            width=64,
+            height=64,
+            likeness=0.7 if number == 0 else None,
+            scores=Scores(likeness=0.7, quality=1.0, seam=1.0, worth=0.35),
+            seed=job.seed + number,
+        )
         for number in range(job.count)
     )
-    return PortraitResult(portraits=files, seconds={"first_diffusion": 0.1})
+    painted = f"{request.prefix}/template.jpg" if job.template_to_paint else None
+    return PortraitResult(portraits=files, seconds={"first_diffusion": 0.1}, template_key=painted)
 
 
 def _picture(path: Path) -> None:

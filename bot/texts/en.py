@@ -192,6 +192,10 @@ REASONS: dict[str, tuple[str, str]] = {
     # of a job
     "too_few_photos": ("too few photos are usable", "Send some more with /train."),
     "no_face_in_template": ("no face found in the template", "Choose another template."),
+    "unsafe_content": ("the result is not fit to be shown", "Choose another template, or other words."),
+    "no_such_face": ("the template has fewer faces", "Choose fewer people, or another template."),
+    "subject_unreadable": ("this model's photos show no face any more", "Train it again with /train."),
+    "face_failed": ("this face could not be done", "Try again, or choose another template."),
     "likeness_too_low": ("the result does not look enough like you", "Other photos will help: /train."),
     "out_of_memory": ("the machine ran out of memory", "Please try again later."),
     "storage": ("the storage did not answer", "Please try again later."),
@@ -208,15 +212,18 @@ REASONS: dict[str, tuple[str, str]] = {
 
 STAGES: dict[str, str] = {
     "inspect": "Looking at your photos",
+    "preview": "Making a first look",
     "prepare": "Preparing your photos",
     "train": "Learning your face",
     "validate": "Drawing test pictures",
     "merge": "Keeping the best of it",
+    "paint_template": "Painting the template",
     "template": "Looking at the template",
     "fuse": "Putting your face in",
     "first_diffusion": "Painting",
     "second_fusion": "Comparing with you",
     "second_diffusion": "Painting the details",
+    "harmonise": "Bringing everybody into one light",
     "enhance": "Sharpening",
 }
 

@@ -172,6 +172,10 @@ REASONS: dict[str, tuple[str, str]] = {
     "occluded": ("脸有一部分被挡住", "请不要戴口罩、墨镜，也不要用手遮挡。"),
     "too_few_photos": ("可用的照片太少", "请用 /train 再发一些。"),
     "no_face_in_template": ("模板里没有找到人脸", "请换一个模板。"),
+    "unsafe_content": ("结果不适合展示", "请换一个模板，或换一种说法。"),
+    "no_such_face": ("模板里没有这么多人脸", "请少选几个人，或换一个模板。"),
+    "subject_unreadable": ("这个模型的照片里找不到人脸了", "请用 /train 重新训练。"),
+    "face_failed": ("这张脸没能做好", "请再试一次，或换一个模板。"),
     "likeness_too_low": ("结果还不够像你", "换一些照片会有帮助：/train。"),
     "out_of_memory": ("机器内存不足", "请稍后再试。"),
     "storage": ("存储没有响应", "请稍后再试。"),
@@ -188,15 +192,18 @@ REASONS: dict[str, tuple[str, str]] = {
 
 STAGES: dict[str, str] = {
     "inspect": "正在看你的照片",
+    "preview": "正在做一张预览",
     "prepare": "正在准备照片",
     "train": "正在学习你的样子",
     "validate": "正在试画",
     "merge": "正在保留最好的结果",
+    "paint_template": "正在画模板",
     "template": "正在看模板",
     "fuse": "正在放入你的脸",
     "first_diffusion": "正在绘制",
     "second_fusion": "正在与你比对",
     "second_diffusion": "正在绘制细节",
+    "harmonise": "正在统一大家的光线",
     "enhance": "正在锐化",
 }
 

@@ -29,6 +29,7 @@ FAILURE_REASONS = frozenset(
         "too_many_photos",  # user
         "no_face_in_template",  # user
         "unreadable",  # user: a picture cannot be decoded
+        "unsafe_content",  # user: no candidate is fit to be shown (nudity); only where the profile has such a check
         "cancelled",  # cancelled
         "out_of_memory",  # transient
         "storage",  # transient: blobs cannot be reached
@@ -63,7 +64,7 @@ class TemplateFace(Message):
 
 class CheckTemplateResult(Message):
     kind: Literal["check_template"] = "check_template"
-    faces: tuple[TemplateFace, ...]
+    faces: tuple[TemplateFace, ...]  # from left to right
     reason: str | None = None  # why it cannot serve: "no_face", "too_small", "unreadable"
 
 
@@ -89,19 +90,52 @@ class TrainResult(Message):
     peak_mib: float | None = None
 
 
+class Scores(Message):
+    """By what candidates are ranked. `worth` is likeness x quality / (1 + seam), the mean over several people."""
+
+    likeness: float  # to the reference photos, 1 is identical
+    quality: float  # sharpness of the face, 1 is the template's or better
+    seam: float  # colour step at the face's rim, in delta E; 0 is as seamless as the template
+    worth: float
+
+
 class PortraitFile(Message):
     key: BlobKey  # JPEG for the chat
     width: int
     height: int
-    likeness: float | None = None  # measured on the best one only
+    likeness: float | None = None  # to held-out photos; measured on the best one only, the mean over several people
     notes: tuple[str, ...] = ()  # what the engine did not do and why, for logs and reports
     report_key: BlobKey | None = None
+    scores: Scores | None = None
+    seed: int | None = None  # of its noise
+
+
+# Every `SkippedFace.reason` that a worker gives; bot/texts has words for each (a test compares).
+SKIP_REASONS = frozenset(
+    {
+        "no_such_face",  # the template has fewer faces
+        "subject_unreadable",  # no photo of the subject shows a face any more
+        "face_failed",  # the pipeline could not do this face
+    }
+)
+
+
+class SkippedFace(Message):
+    """A face of the template that stayed as it was although somebody was to go there."""
+
+    face: int  # index in MakePortraits.faces
+    subject_id: Id
+    reason: str
 
 
 class PortraitResult(Message):
+    """`portraits` are the candidates, best first. A face that could not be done is `skipped`, the others are there."""
+
     kind: Literal["portrait"] = "portrait"
     portraits: tuple[PortraitFile, ...]
     seconds: dict[str, float]
+    skipped: tuple[SkippedFace, ...] = ()
+    template_key: BlobKey | None = None  # of a template that was painted for this request
 
 
 Result = Annotated[InspectResult | CheckTemplateResult | TrainResult | PortraitResult, Field(discriminator="kind")]

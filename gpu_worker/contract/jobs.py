@@ -6,9 +6,9 @@ pair (`job_id`, `attempt`) names one decision of the bot to have it run.
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 CONTRACT_VERSION: Final = 1
 
@@ -19,6 +19,9 @@ RENDER_QUEUE = "portrait:render"
 Id = Annotated[str, Field(pattern=r"^[0-9a-z]{6,40}$")]
 BlobKey = Annotated[str, Field(pattern=r"^[0-9a-zA-Z_-]+(/[0-9a-zA-Z_-][0-9a-zA-Z_.-]*)*$", max_length=300)]
 Style = Literal["natural", "polished", "strict"]
+
+MOST_PEOPLE: Final = 5  # subjects in one portrait
+MOST_FACES: Final = 20  # of a template that are counted
 
 
 class Message(BaseModel):
@@ -54,6 +57,8 @@ class TrainSubject(JobBase):
     """A LoRA of the person on the photos.
 
     Its files go to a folder of their own under `output_prefix`, one per run; the result says which (`files_prefix`).
+    Before it learns anything the worker shows a first look, as the preview of a progress event of the stage "preview":
+    the person's best photo fused into `preview_template_key`, or into a plain ID photo that suits them.
     """
 
     kind: Literal["train"] = "train"
@@ -61,19 +66,64 @@ class TrainSubject(JobBase):
     photos: tuple[PhotoRef, ...]
     output_prefix: BlobKey
     seed: Annotated[int, Field(ge=0, lt=2**31)]
+    preview_template_key: BlobKey | None = None
+
+
+class Sitter(Message):
+    """Who sits for a face of a template. `subject_prefix` is the `files_prefix` of the training's result."""
+
+    subject_id: Id
+    subject_prefix: BlobKey
+
+
+class TemplateToPaint(Message):
+    """A template that does not exist yet: the worker paints it from a recipe of the engine, from words, or from both
+    (the words then come first)."""
+
+    recipe: Annotated[str, Field(pattern=r"^([a-z0-9_-]{1,40})?$")] = ""
+    prompt: Annotated[str, Field(max_length=500)] = ""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not (self.recipe or self.prompt.strip()):
+            raise ValueError("neither a recipe nor words")
+        return self
 
 
 class MakePortraits(JobBase):
-    """`count` portraits of a subject in a template. `subject_prefix` is the `files_prefix` of its training's result."""
+    """`count` portraits in a template, all candidates of one request: the result has the best one first.
+
+    `faces` says who goes into which face, in the order of `CheckTemplateResult.faces` (left to right); None, and faces
+    beyond it, stay as they are. Empty: the one subject goes into the largest face.
+    """
 
     kind: Literal["portrait"] = "portrait"
-    subject_id: Id
+    subject_id: Id  # the subject; of several, the first
     subject_prefix: BlobKey
-    template_key: BlobKey
+    faces: Annotated[tuple[Sitter | None, ...], Field(max_length=MOST_FACES)] = ()
+    template_key: BlobKey | None = None
+    template_to_paint: TemplateToPaint | None = None  # either this or `template_key`
     output_prefix: BlobKey
     style: Style = "natural"
     count: Annotated[int, Field(ge=1, le=8)] = 1
     seed: Annotated[int, Field(ge=0, lt=2**31)]
+
+    @property
+    def sitters(self) -> tuple[Sitter, ...]:
+        """Everybody in the portrait, once each."""
+        alone = Sitter(subject_id=self.subject_id, subject_prefix=self.subject_prefix)
+        return tuple(dict.fromkeys(sitter for sitter in self.faces if sitter)) or (alone,)
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        if (self.template_key is None) == (self.template_to_paint is None):
+            raise ValueError("exactly one of template_key and template_to_paint is needed")
+        seated = [sitter for sitter in self.faces if sitter]
+        if self.faces and not 1 <= len(seated) <= MOST_PEOPLE:
+            raise ValueError(f"{len(seated)} faces with a subject, 1 to {MOST_PEOPLE} are possible")
+        if seated and self.subject_id != seated[0].subject_id:
+            raise ValueError("subject_id is not the first of the faces")
+        return self
 
 
 Job = Annotated[InspectPhotos | CheckTemplate | TrainSubject | MakePortraits, Field(discriminator="kind")]

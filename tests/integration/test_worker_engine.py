@@ -19,7 +19,7 @@ from gpu_worker.engine_jobs import load_checks, load_renders
 from gpu_worker.engine_messages import Run
 
 
-def tell(progress: Progress, part: int = 0, parts: int = 1) -> None:
+def tell(progress: Progress) -> None:
     pass
 
 
@@ -128,7 +128,7 @@ def test_a_subject_and_portraits_come_out_as_files_and_numbers(
         assert (request.folder / "out" / key.removeprefix("users/u1/s/1-1/")).is_file()
 
     check = template_check(tmp_path / "portrait", sorted((shared_data / "templates").glob("*.jpg"))[0])
-    shutil.copytree(request.folder / "out", check.folder / "subject")
+    shutil.copytree(request.folder / "out", check.folder / "subjects" / "subj01")
     (check.folder / "out").mkdir()
     job = MakePortraits(
         job_id="job002",

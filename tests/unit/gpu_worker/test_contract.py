@@ -22,15 +22,33 @@ JOBS: list[dict[str, Any]] = [
     {"version": 1, "job_id": "job001", "attempt": 1, "kind": "inspect", "photos": [PHOTO]},
     {"version": 1, "job_id": "job001", "attempt": 2, "kind": "check_template", "template_key": "users/u1/t.jpg"},
     {
-        "version": 1, "job_id": "job001", "attempt": 1, "kind": "train", "subject_id": "subj01", "photos": [PHOTO],
-        "output_prefix": "users/u1/subjects/subj01", "seed": 7,
+        "version": 1,
+        "job_id": "job001",
+        "attempt": 1,
+        "kind": "train",
+        "subject_id": "subj01",
+        "photos": [PHOTO],
+        "output_prefix": "users/u1/subjects/subj01",
+        "seed": 7,
+        "preview_template_key": None,
     },
     {
-        "version": 1, "job_id": "job001", "attempt": 1, "kind": "portrait", "subject_id": "subj01",
-        "subject_prefix": "users/u1/subjects/subj01/1-1", "template_key": "templates/a.jpg",
-        "output_prefix": "users/u1/jobs/job001", "style": "natural", "count": 2, "seed": 7,
+        "version": 1,
+        "job_id": "job001",
+        "attempt": 1,
+        "kind": "portrait",
+        "subject_id": "subj01",
+        "subject_prefix": "users/u1/subjects/subj01/1-1",
+        "faces": [],
+        "template_key": "templates/a.jpg",
+        "template_to_paint": None,
+        "output_prefix": "users/u1/jobs/job001",
+        "style": "natural",
+        "count": 2,
+        "seed": 7,
     },
-]  # fmt: skip
+]
+SITTERS = [{"subject_id": f"subj0{n}", "subject_prefix": f"users/u1/subjects/subj0{n}/1-1"} for n in range(1, 7)]
 
 EVENTS: list[dict[str, Any]] = [
     {**ENVELOPE, "event": "started"},
@@ -67,9 +85,12 @@ EVENTS: list[dict[str, Any]] = [
                 {
                     "key": "users/u1/jobs/job001/1-1/p.jpg", "width": 10, "height": 20, "likeness": 0.5,
                     "notes": ["fusion_skipped"], "report_key": None,
+                    "scores": {"likeness": 0.5, "quality": 0.9, "seam": 1.2, "worth": 0.2}, "seed": 7,
                 }
             ],
             "seconds": {"fuse": 1.0},
+            "skipped": [{"face": 1, "subject_id": "subj02", "reason": "face_failed"}],
+            "template_key": "users/u1/jobs/job001/1-1/template.jpg",
         },
     },
 ]  # fmt: skip
@@ -90,6 +111,41 @@ def test_an_event_on_the_wire_is_read_and_written_unchanged(wire: dict[str, Any]
 def test_a_job_of_another_version_is_refused(changed: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         codec.read_job({**JOBS[0], **changed})
+
+
+def portrait(**changed: Any) -> jobs.MakePortraits:
+    job = codec.read_job({**JOBS[3], **changed})
+    assert isinstance(job, jobs.MakePortraits)
+    return job
+
+
+def test_a_job_from_before_there_were_groups_is_read() -> None:
+    old = {key: value for key, value in JOBS[3].items() if key not in ("faces", "template_to_paint")}
+    assert codec.read_job(old) == codec.read_job(JOBS[3])
+
+
+def test_everybody_in_a_portrait_is_named_once() -> None:
+    assert [sitter.subject_id for sitter in portrait().sitters] == ["subj01"]
+    group = portrait(faces=[None, SITTERS[0], SITTERS[1], SITTERS[0]])
+    assert [sitter.subject_id for sitter in group.sitters] == ["subj01", "subj02"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"faces": [None, None]},
+        {"faces": SITTERS},
+        {"faces": [SITTERS[1], SITTERS[0]]},
+        {"template_key": None},
+        {"template_to_paint": {"prompt": "a forest"}},
+        {"template_key": None, "template_to_paint": {"prompt": " ", "recipe": ""}},
+        {"template_key": None, "template_to_paint": {"recipe": "../secret"}},
+    ],
+    ids=["nobody", "six", "another first", "no template", "two templates", "no words", "a path"],
+)
+def test_an_impossible_portrait_is_refused(changed: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        portrait(**changed)
 
 
 @pytest.mark.parametrize("key", ["", "/a", "a/", "a//b", "../a", "a/../b", "a/.hidden", "a b", "a/ü", "a\n"])

@@ -10,7 +10,7 @@ import pytest
 from gpu_worker.claims import Claim, Lease
 from gpu_worker.contract.blobs import BlobNotFound
 from gpu_worker.contract.folder_blobs import FolderBlobs
-from gpu_worker.contract.jobs import MakePortraits, PhotoRef, TrainSubject
+from gpu_worker.contract.jobs import MakePortraits, PhotoRef, Sitter, TemplateToPaint, TrainSubject
 from gpu_worker.workspace import CheckpointMirror, Workspace, checkpoints_prefix, fetch_inputs, persistently
 
 JOB = TrainSubject(
@@ -109,6 +109,31 @@ async def test_a_subject_that_is_gone_is_missing_not_empty(tmp_path: Path, blobs
     )
     with pytest.raises(BlobNotFound):
         await fetch_inputs(job, tmp_path / "job", blobs)
+
+
+async def test_every_sitter_gets_a_folder_and_a_painted_template_is_not_fetched(
+    tmp_path: Path, blobs: FolderBlobs
+) -> None:
+    sitters = [Sitter(subject_id=f"subj0{n}", subject_prefix=f"users/u{n}/subjects/subj0{n}/1-1") for n in (1, 2)]
+    for sitter in sitters:
+        await blobs.put(f"{sitter.subject_prefix}/references/01.jpg", sitter.subject_id.encode())
+    job = MakePortraits(
+        job_id="job002",
+        **sitters[0].model_dump(),
+        faces=(sitters[0], None, sitters[1]),
+        template_to_paint=TemplateToPaint(prompt="two friends"),
+        output_prefix="users/u1/jobs/job002",
+        seed=1,
+    )
+    await fetch_inputs(job, tmp_path / "job", blobs)
+    found = {p.relative_to(tmp_path / "job").as_posix() for p in (tmp_path / "job").rglob("*") if p.is_file()}
+    assert found == {f"subjects/subj0{n}/references/01.jpg" for n in (1, 2)}
+
+
+async def test_a_first_look_without_its_template_is_no_reason_not_to_train(tmp_path: Path, blobs: FolderBlobs) -> None:
+    job = JOB.model_copy(update={"preview_template_key": "templates/gone.jpg"})
+    await fetch_inputs(job, tmp_path / "job", blobs)
+    assert not (tmp_path / "job" / "template.jpg").exists()
 
 
 async def test_a_store_that_comes_back_is_waited_for() -> None:
