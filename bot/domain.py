@@ -116,6 +116,14 @@ class QueuePlace:
 
 
 @dataclass(frozen=True)
+class Workers:
+    """The workers that are alive. `one_engine`: their portraits wait behind trainings."""
+
+    count: int
+    one_engine: bool = False
+
+
+@dataclass(frozen=True)
 class Person:
     """Who speaks, as stored. `dialogue` is packed (bot/packing.py)."""
 
@@ -197,14 +205,13 @@ class DeletionReceipt:
     counts: dict[str, int] = field(default_factory=dict)
 
 
-_PENALTY_S = 600  # a person's next job waits as if it had been ordered this much later per job they have open
-_TRAINING_S = 12 * 3600  # a training lets portraits pass that were ordered up to this much later
+_PENALTY_S = 600  # per open job of the same kind, a person's next one waits as if it had been ordered this much later
 
 
-def queue_score(kind: JobKind, ordered_at: datetime, open_jobs: int) -> float:
-    """The place of a job in its queue, in seconds: fair over people, portraits before trainings, nobody starves."""
-    penalty = open_jobs * _PENALTY_S + (_TRAINING_S if kind == "train" else 0)
-    return ordered_at.timestamp() + penalty
+def queue_score(ordered_at: datetime, open_jobs: int) -> float:
+    """The place in its queue, in seconds, of a job of somebody with that many open jobs there: fair over people, and
+    nobody starves."""
+    return ordered_at.timestamp() + open_jobs * _PENALTY_S
 
 
 def expected_wait_s(ahead: list[tuple[JobKind, float]], usual_s: dict[JobKind, float], workers: int) -> float | None:

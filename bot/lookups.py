@@ -8,7 +8,7 @@ from bot import replies as r
 from bot.acts import LookUp
 from bot.db.library import OwnedPortrait
 from bot.db.store import Store
-from bot.domain import PortraitView, Template
+from bot.domain import PortraitView, Template, Workers
 from bot.replies import Reply
 from bot.templates import BuiltInTemplates, by_category
 
@@ -16,7 +16,7 @@ from bot.templates import BuiltInTemplates, by_category
 class Lookups:
     """Read-only, within one transaction, for one person."""
 
-    def __init__(self, store: Store, built_in: BuiltInTemplates, user_id: str, workers: int) -> None:
+    def __init__(self, store: Store, built_in: BuiltInTemplates, user_id: str, workers: Workers) -> None:
         self._store, self._built_in, self._user_id, self._workers = store, built_in, user_id, workers
 
     async def answer(self, order: LookUp) -> Reply:
@@ -77,7 +77,7 @@ class Lookups:
     async def _queue(self) -> Reply:
         jobs = await self._store.jobs.open_of(self._user_id)
         views = [job.view(await self._store.jobs.place_of(job, self._workers)) for job in jobs]
-        return r.QueueStatus(tuple(views), await self._store.jobs.waiting(), self._workers)
+        return r.QueueStatus(tuple(views), await self._store.jobs.waiting(), self._workers.count)
 
     async def _models(self) -> Reply:
         current = await self._store.library.current_subject(self._user_id)

@@ -38,7 +38,7 @@ class Ordering:
             return None
         refs = tuple(PhotoRef(photo_id=p.photo_id, key=photo_key(stored.user_id, p.photo_id)) for p in photos)
         job = InspectPhotos(job_id=new_id(), photos=refs)
-        score = queue_score("inspect", self._now, 0)
+        score = queue_score(self._now, 0)
         await self._store.jobs.add(
             NewJob(
                 *(job.job_id, stored.user_id, "inspect", stored.address, job_payload(job), score),
@@ -102,7 +102,7 @@ class Ordering:
 
     async def template_check(self, user_id: str, address: Address, template_id: str, key: str) -> str:
         job = CheckTemplate(job_id=new_id(), template_key=key)
-        score = queue_score("check_template", self._now, 0)
+        score = queue_score(self._now, 0)
         await self._store.jobs.add(
             NewJob(*(job.job_id, user_id, "check_template", address, job_payload(job), score), template_id=template_id),
             self._now,
@@ -133,4 +133,4 @@ class Ordering:
         return QuotaReached(what, most, ((oldest or self._now) + _DAY - self._now).total_seconds())
 
     async def _score(self, user_id: str, kind: JobKind) -> float:
-        return queue_score(kind, self._now, len(await self._store.jobs.open_of(user_id)))
+        return queue_score(self._now, len(await self._store.jobs.open_of(user_id, (kind,))))

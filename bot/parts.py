@@ -13,6 +13,7 @@ from typing import Any
 
 from bot.chat import Chat
 from bot.db.database import Database
+from bot.domain import Workers
 from bot.intake import Intake
 from bot.queue import JobQueue
 from bot.settings import Settings
@@ -99,5 +100,5 @@ class Parts:
     locks: Locks = field(default_factory=Locks)
     tasks: Tasks = field(default_factory=Tasks)
     relay_wanted: asyncio.Event = field(default_factory=asyncio.Event)
-    workers: int = 0
+    workers: Workers = field(default_factory=lambda: Workers(0))
     forgotten: dict[str, datetime] = field(default_factory=dict)

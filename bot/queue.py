@@ -8,13 +8,12 @@ from datetime import UTC, datetime, timedelta
 from arq.connections import ArqRedis, RedisSettings, create_pool
 from arq.constants import in_progress_key_prefix, job_key_prefix, result_key_prefix, retry_key_prefix
 
-from bot.domain import StoredJob
+from bot.domain import StoredJob, Workers
 from gpu_worker.contract.codec import QUEUED_FOR_S, from_bytes, to_bytes
 from gpu_worker.contract.events import EVENT_FIELD, EVENT_STREAM
 from gpu_worker.contract.jobs import (
-    CHECK_QUEUE,
     QUEUE_OF_KIND,
-    RENDER_QUEUE,
+    QUEUES,
     TASK_OF_KIND,
     WORKER_KEYS,
     arq_job_id,
@@ -72,7 +71,7 @@ class JobQueue:
         arq_ids = [arq_job_id(job_id, attempt) for attempt in range(1, attempts + 1)]
         async with self.redis.pipeline(transaction=True) as pipe:
             pipe.set(cancel_key(job_id), 1, ex=_CANCEL_FOR_S)
-            for queue in (CHECK_QUEUE, RENDER_QUEUE):
+            for queue in QUEUES:
                 pipe.zrem(queue, *arq_ids)
             pipe.delete(*(prefix + i for i in arq_ids for prefix in (job_key_prefix, retry_key_prefix)))
             await pipe.execute()
@@ -93,7 +92,7 @@ class JobQueue:
     async def traces(self) -> dict[str, int]:
         """Every job of which Redis knows anything, with the highest attempt seen: what /forget must leave empty."""
         found: dict[str, int] = {}
-        for queue in (CHECK_QUEUE, RENDER_QUEUE):
+        for queue in QUEUES:
             for arq_id in await self.redis.zrange(queue, 0, -1):
                 _note(found, arq_id.decode())
         for prefix in (job_key_prefix, result_key_prefix, *_PER_JOB_KEYS):
@@ -106,8 +105,12 @@ class JobQueue:
         events = (from_bytes(fields[EVENT_FIELD.encode()]) for _, fields in entries if EVENT_FIELD.encode() in fields)
         return {event["job_id"] for event in events if isinstance(event, dict) and "job_id" in event}
 
-    async def count_workers(self) -> int:
-        return sum([1 async for _ in self.redis.scan_iter(match=WORKER_KEYS, count=500)])
+    async def workers(self) -> Workers:
+        keys = [key async for key in self.redis.scan_iter(match=WORKER_KEYS, count=500)]
+        async with self.redis.pipeline(transaction=False) as pipe:
+            for key in keys:
+                pipe.hget(key, "one_engine")
+            return Workers(len(keys), one_engine=b"1" in await pipe.execute())
 
     async def close(self) -> None:
         await self.redis.aclose(close_connection_pool=True)

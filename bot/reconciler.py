@@ -69,7 +69,7 @@ class Reconciler:
         return _PATIENCE if self._ticks else timedelta(0)
 
     async def _count_workers(self) -> None:
-        self._parts.workers = await self._parts.queue.count_workers()
+        self._parts.workers = await self._parts.queue.workers()
 
     async def _find_lost_jobs(self) -> None:
         """Open jobs of which neither outbox nor Redis knows: Redis forgot them, or what their worker said of them."""

@@ -18,6 +18,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 
 from engine.errors import Stopped
@@ -25,7 +26,20 @@ from engine.progress import Progress, Report
 from gpu_worker import failures
 from gpu_worker.contract.events import CheckTemplateResult, InspectResult, PortraitResult, TrainResult
 from gpu_worker.contract.jobs import Message
-from gpu_worker.engine_messages import TO_ENGINE, Done, Ended, Options, Ready, Run, Step, StoppedEarly, line_of
+from gpu_worker.engine_messages import (
+    TO_ENGINE,
+    Done,
+    Ended,
+    Options,
+    Pause,
+    Ready,
+    Resume,
+    Run,
+    Step,
+    Stop,
+    StoppedEarly,
+    line_of,
+)
 from gpu_worker.logs import job_in_logs, set_up_logs
 
 logger = logging.getLogger(__name__)
@@ -52,11 +66,47 @@ def main(arguments: list[str]) -> None:
         _Child(pipe).serve(options)
 
 
+class Pauses:
+    """Lets a job wait between two steps, but never for more than half of its time.
+
+    Pauses use up an allowance and work refills it, so that an endless row of portraits slows a training down to half
+    of its speed and cannot stop it.
+    """
+
+    def __init__(self, longest_s: float = 30.0) -> None:
+        self._changed = threading.Condition()
+        self._is_paused = False
+        self._stopped_up_to = 0
+        self._longest_s = self._allowance_s = longest_s
+        self._since = time.monotonic()  # the end of the last pause
+
+    def pause(self, wanted: bool) -> None:
+        with self._changed:
+            self._is_paused = wanted
+            self._changed.notify_all()
+
+    def stop(self, number: int) -> None:
+        with self._changed:
+            self._stopped_up_to = number
+            self._changed.notify_all()
+
+    def between_steps(self, number: int) -> None:
+        """Waits while run `number` shall pause. Raises Stopped when it shall end."""
+        with self._changed:
+            began = time.monotonic()
+            self._allowance_s = min(self._longest_s, self._allowance_s + began - self._since)
+            self._changed.wait_for(lambda: not self._is_paused or self._stopped_up_to >= number, self._allowance_s)
+            self._since = time.monotonic()
+            self._allowance_s -= self._since - began
+            if self._stopped_up_to >= number:
+                raise Stopped
+
+
 class _Child:
     def __init__(self, pipe: io.BufferedRWPair) -> None:
         self._pipe = pipe
         self._runs: queue.Queue[Run] = queue.Queue()
-        self._stopped_up_to = 0
+        self._pauses = Pauses()
 
     def serve(self, options: Options) -> None:
         threading.Thread(target=self._listen, daemon=True).start()
@@ -78,8 +128,7 @@ class _Child:
 
     def _end_of(self, request: Run, run: Runner) -> Ended:
         def tell(progress: Progress) -> None:
-            if self._stopped_up_to >= request.number:
-                raise Stopped
+            self._pauses.between_steps(request.number)
             p = progress
             counted = {"done": p.done, "total": p.total, "part": p.part, "parts": p.parts}
             self._say(Step(stage=p.stage.value, preview=p.preview, **counted))
@@ -105,10 +154,15 @@ class _Child:
     def _listen(self) -> None:
         for line in self._pipe:
             message = TO_ENGINE.validate_json(line)
-            if isinstance(message, Run):
-                self._runs.put(message)
-            else:
-                self._stopped_up_to = message.number
+            match message:
+                case Run():
+                    self._runs.put(message)
+                case Stop():
+                    self._pauses.stop(message.number)
+                case Pause():
+                    self._pauses.pause(True)
+                case Resume():
+                    self._pauses.pause(False)
         os._exit(0)  # the worker is gone, or does not want us any more
 
 

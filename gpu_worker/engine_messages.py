@@ -1,7 +1,7 @@
 """What a worker and its engine process say to each other: one JSON object per line, over a socket pair.
 
-The worker says Run and Stop; the engine process says Ready once, then per Run any number of Step and exactly one of
-Done, Failure and StoppedEarly.
+The worker says Run, Stop, Pause and Resume; the engine process says Ready once, then per Run any number of Step and
+exactly one of Done, Failure and StoppedEarly.
 """
 
 from __future__ import annotations
@@ -46,6 +46,16 @@ class Stop(Message):
     number: int
 
 
+class Pause(Message):
+    """A shorter job needs the device: wait between two steps until Resume (`engine_child.Pauses` says how long)."""
+
+    say: Literal["pause"] = "pause"
+
+
+class Resume(Message):
+    say: Literal["resume"] = "resume"
+
+
 class Ready(Message):
     say: Literal["ready"] = "ready"
 
@@ -83,7 +93,9 @@ class StoppedEarly(Message):
 
 
 Ended = Done | Failure | StoppedEarly
-TO_ENGINE: TypeAdapter[Run | Stop] = TypeAdapter(Annotated[Run | Stop, Field(discriminator="say")])
+TO_ENGINE: TypeAdapter[Run | Stop | Pause | Resume] = TypeAdapter(
+    Annotated[Run | Stop | Pause | Resume, Field(discriminator="say")]
+)
 FROM_ENGINE: TypeAdapter[Ready | Step | Done | Failure | StoppedEarly] = TypeAdapter(
     Annotated[Ready | Step | Done | Failure | StoppedEarly, Field(discriminator="say")]
 )

@@ -24,7 +24,9 @@ from gpu_worker.engine_messages import (
     Ended,
     Failure,
     Options,
+    Pause,
     Ready,
+    Resume,
     Run,
     Step,
     Stop,
@@ -130,6 +132,13 @@ class EngineProcess:
             with suppress(ConnectionError):  # it just died: `run` says so
                 await self._say(Stop(number=self._number))
 
+    async def pause(self) -> None:
+        """Lets the running job, if any, wait between two of its steps until `resume`."""
+        await self._tell_if_ready(Pause())
+
+    async def resume(self) -> None:
+        await self._tell_if_ready(Resume())
+
     async def kill(self) -> None:
         """Ends the process, whatever it is doing, and waits until it is gone."""
         if self._process is None:
@@ -157,6 +166,11 @@ class EngineProcess:
     async def _say(self, message: Message) -> None:
         self._to_engine.write(line_of(message))
         await self._to_engine.drain()
+
+    async def _tell_if_ready(self, message: Message) -> None:
+        if self.is_ready:
+            with suppress(ConnectionError):  # a process that just died neither works nor waits
+                await self._say(message)
 
     async def _hear(self) -> Ready | Step | Done | Failure | StoppedEarly:
         try:

@@ -1,7 +1,8 @@
-"""Puts one worker together: two queues, each with an engine process of its own, and a heartbeat.
+"""Puts one worker together: a queue and an engine process for checks, portraits and trainings each, and a heartbeat.
 
-Checks answer people who are typing, so they never wait behind a training: they have a queue and a small process that
-loads detection and recognition only. This process itself never loads torch.
+Checks answer people who are typing: their small process loads detection and recognition only. A portrait takes seconds
+and a training minutes: while a portrait is made, the training pauses between two of its steps. Where the device's
+memory is too small for both, they share one process and portraits wait. This process itself never loads torch.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import secrets
 import signal
 import socket
 import time
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Literal
 
@@ -23,7 +26,7 @@ from redis.exceptions import RedisError
 from gpu_worker.background import beside, end
 from gpu_worker.claims import Claims
 from gpu_worker.contract.blobs import open_blobs
-from gpu_worker.contract.jobs import CHECK_QUEUE, QUEUE_OF_KIND, RENDER_QUEUE, TASK_OF_KIND, worker_key
+from gpu_worker.contract.jobs import CHECK_QUEUE, PORTRAIT_QUEUE, TRAIN_QUEUE, worker_key
 from gpu_worker.engine_messages import Options
 from gpu_worker.engine_process import EngineCannotStart, EngineDied, EngineProcess
 from gpu_worker.queues import connect, serve_queue
@@ -53,13 +56,11 @@ async def run_worker(settings: WorkerSettings) -> int:
         workspace=workspace,
         stopping=stopping,
     )
-    checks = _engine(settings, "load_checks")
-    renders = _engine(settings, "load_renders")
-    runners = {CHECK_QUEUE: JobRunner(parts, checks), RENDER_QUEUE: JobRunner(parts, renders)}
+    lanes = _lanes(parts)
     logger.info("worker %s: profile %s, device %s", worker_id, settings.profile, settings.device)
     try:
-        async with beside(_beat(worker_id, parts, runners)):
-            await _serve(parts, redis, {CHECK_QUEUE: checks, RENDER_QUEUE: renders}, runners)
+        async with beside(_beat(worker_id, parts, lanes)):
+            await _serve(parts, redis, lanes)
     except EngineCannotStart as error:
         logger.error("the engine cannot start: %s", error)
         return 1
@@ -67,7 +68,7 @@ async def run_worker(settings: WorkerSettings) -> int:
         logger.error("the engine process died while it started: %s", error)
         return 1
     finally:
-        await asyncio.gather(checks.kill(), renders.kill())
+        await asyncio.gather(*(lane.engine.kill() for lane in lanes))
         workspace.close()
         with suppress(RedisError, OSError):
             await redis.delete(worker_key(worker_id))
@@ -93,21 +94,44 @@ def _engine(settings: WorkerSettings, loader: Literal["load_checks", "load_rende
     return EngineProcess(options, settings.start_timeout_s, models)
 
 
-async def _serve(
-    parts: WorkerParts, redis: ArqRedis, engines: dict[str, EngineProcess], runners: dict[str, JobRunner]
-) -> None:
+@dataclass(frozen=True)
+class _Lane:
+    """One queue and what runs its jobs. Lanes that share an engine share the `turn`."""
+
+    queue: str
+    engine: EngineProcess
+    runner: JobRunner
+    turn: asyncio.Semaphore
+
+
+def _lanes(parts: WorkerParts) -> list[_Lane]:
+    def lane(queue: str, engine: EngineProcess, turn: asyncio.Semaphore, patient: EngineProcess | None = None) -> _Lane:
+        return _Lane(queue, engine, JobRunner(parts, engine, patient), turn)
+
+    checks = lane(CHECK_QUEUE, _engine(parts.settings, "load_checks"), asyncio.Semaphore(1))
+    engine, turn = _engine(parts.settings, "load_renders"), asyncio.Semaphore(1)
+    trainings = lane(TRAIN_QUEUE, engine, turn)
+    if parts.settings.one_engine:
+        return [checks, lane(PORTRAIT_QUEUE, engine, turn), trainings]
+    return [
+        checks,
+        lane(PORTRAIT_QUEUE, _engine(parts.settings, "load_renders"), asyncio.Semaphore(1), patient=engine),
+        trainings,
+    ]
+
+
+async def _serve(parts: WorkerParts, redis: ArqRedis, lanes: Sequence[_Lane]) -> None:
     """Raises what an engine raises that cannot start: a worker without one must not take jobs."""
 
-    async def serve(queue: str) -> None:
+    async def serve(lane: _Lane) -> None:
         try:
-            await _start_or_stop(engines[queue], parts.stopping)
-            tasks = [TASK_OF_KIND[kind] for kind, name in QUEUE_OF_KIND.items() if name == queue]
-            logger.info("serving %s", queue)
-            await serve_queue(queue, tasks, runners[queue], redis, parts.settings.lease_s, parts.stopping)
+            await _start_or_stop(lane.engine, parts.stopping)
+            logger.info("serving %s", lane.queue)
+            await serve_queue(lane.queue, lane.runner, lane.turn, redis, parts.settings.lease_s, parts.stopping)
         finally:
-            parts.stopping.set()  # the other queue gives back what it is doing
+            parts.stopping.set()  # the other queues give back what they are doing
 
-    results = await asyncio.gather(serve(CHECK_QUEUE), serve(RENDER_QUEUE), return_exceptions=True)
+    results = await asyncio.gather(*(serve(lane) for lane in lanes), return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
             raise result
@@ -124,17 +148,18 @@ async def _start_or_stop(engine: EngineProcess, stopping: asyncio.Event) -> None
         await end(starting)
 
 
-async def _beat(worker_id: str, parts: WorkerParts, runners: dict[str, JobRunner]) -> None:
+async def _beat(worker_id: str, parts: WorkerParts, lanes: Sequence[_Lane]) -> None:
     """Tells the bot that there is a worker, and what it does."""
     started_at = time.time()
     while True:
-        busy = {f"{queue.rpartition(':')[2]}_job": runner.job_id or "" for queue, runner in runners.items()}
+        busy = {f"{lane.queue.rpartition(':')[2]}_job": lane.runner.job_id or "" for lane in lanes}
         fields = {
             "profile": parts.settings.profile,
             "device": parts.settings.device,
             "version": version("portrait-bot"),
             "started_at": started_at,
             "pid": os.getpid(),
+            "one_engine": int(parts.settings.one_engine),
             **busy,
         }
         try:

@@ -20,6 +20,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gpu_worker.background import end
 from gpu_worker.contract import codec
+from gpu_worker.contract.jobs import QUEUE_OF_KIND, TASK_OF_KIND
 from gpu_worker.tasks import Delivery, JobRunner
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 _NEVER = 10 * 365 * 24 * 3600  # our own limits hold: timeouts per kind, and how often a worker may die at a job
 _PAUSE_AFTER_OUTAGE_S = 1.0
 _HEALTH_EVERY_S = 15
+_LOOK_EVERY_S = 0.1
 
 
 def connect(redis_url: str) -> ArqRedis:
@@ -50,8 +52,9 @@ def connect(redis_url: str) -> ArqRedis:
 class _LeasedWorker(Worker):
     """An arq worker that leaves a job's keys alone once the job belongs to another worker."""
 
-    def __init__(self, lease_s: float, **arguments: Any) -> None:
+    def __init__(self, lease_s: float, turn: asyncio.Semaphore, **arguments: Any) -> None:
         super().__init__(**arguments)
+        self.sem = turn  # type: ignore[assignment]  # arq's own counts the jobs of one queue only
         # arq would mark a job as in progress once, for the longest timeout; our claims renew a short mark instead.
         self.in_progress_timeout_s = lease_s
         self.not_ours: set[str] = set()
@@ -64,11 +67,19 @@ class _LeasedWorker(Worker):
 
 
 async def serve_queue(
-    queue: str, tasks: Sequence[str], runner: JobRunner, redis: ArqRedis, lease_s: float, stopping: asyncio.Event
+    queue: str,
+    runner: JobRunner,
+    turn: asyncio.Semaphore,
+    redis: ArqRedis,
+    lease_s: float,
+    stopping: asyncio.Event,
 ) -> None:
-    """Runs the queue's jobs, lowest score first, one at a time, until `stopping` is set and the last one has ended."""
+    """Runs the queue's jobs, lowest score first, until `stopping` is set and the last one has ended.
+
+    One at a time, and only when it is this queue's `turn`: queues that share an engine share it.
+    """
     while not stopping.is_set():
-        worker = _build_worker(queue, tasks, runner, redis, lease_s)
+        worker = _build_worker(queue, runner, turn, redis, lease_s)
         polling = asyncio.create_task(worker.main())
         stop = asyncio.create_task(stopping.wait())
         await asyncio.wait({polling, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -92,15 +103,17 @@ async def _survive(queue: str, errors: Sequence[BaseException]) -> None:
 
 
 def _build_worker(
-    queue: str, tasks: Sequence[str], runner: JobRunner, redis: ArqRedis, lease_s: float
+    queue: str, runner: JobRunner, turn: asyncio.Semaphore, redis: ArqRedis, lease_s: float
 ) -> _LeasedWorker:
     worker = _LeasedWorker(
         lease_s,
-        functions=[_task(name, runner) for name in tasks],
+        turn,
+        functions=[_task(TASK_OF_KIND[kind], runner) for kind, name in QUEUE_OF_KIND.items() if name == queue],
         queue_name=queue,
         redis_pool=redis,
         handle_signals=False,
         max_jobs=1,
+        poll_delay=_LOOK_EVERY_S,
         job_timeout=_NEVER,
         keep_result=codec.REMEMBERED_FOR_S,
         max_tries=1_000_000,

@@ -33,6 +33,11 @@ class WorkerSettings(BaseSettings):
         None, description="An SD1.5 checkpoint (file or diffusers folder) instead of the catalogue's."
     )
     device: str = Field("auto", description="Device of the engine: auto, cpu, cuda or cuda:N.")
+    one_engine: bool = Field(
+        False,
+        description="For a small GPU: trainings and portraits share one engine process, and a portrait waits for the "
+        "training that runs. Otherwise each has its own, and a training pauses while a portrait is made.",
+    )
     lease_s: float = Field(
         30, gt=0.5, description="Seconds after which another worker takes over the job of one that died or hangs."
     )

@@ -83,8 +83,9 @@ class WorkerParts:
 class JobRunner:
     """Runs the jobs of one queue, one at a time, in one engine process."""
 
-    def __init__(self, parts: WorkerParts, engine: EngineProcess) -> None:
-        self._parts, self._engine = parts, engine
+    def __init__(self, parts: WorkerParts, engine: EngineProcess, patient: EngineProcess | None = None) -> None:
+        """`patient` shares the device and pauses while a job runs here."""
+        self._parts, self._engine, self._patient = parts, engine, patient
         self.job_id: str | None = None  # what it is doing, for the heartbeat
 
     async def deliver(self, payload: Any, delivery_id: str, in_progress_key: str) -> Delivery:
@@ -196,10 +197,11 @@ class JobRunner:
 
     async def _in_engine(self, request: Run, lease: Lease, reporter: Reporter) -> Done | Failure:
         """One run in the engine process, watched from beside. Raises LeaseLost and GivenBack."""
-        running = asyncio.create_task(self._engine.run(request, reporter.note))
-        interruption = await self._wait(running, request.job, lease)
-        if interruption is not None:
-            await self._end_early(running, interruption)
+        async with self._device_to_itself():
+            running = asyncio.create_task(self._engine.run(request, reporter.note))
+            interruption = await self._wait(running, request.job, lease)
+            if interruption is not None:
+                await self._end_early(running, interruption)
         ended = _how_it_ended(running)
         match interruption:
             case _Interruption.LEASE_LOST:
@@ -211,6 +213,17 @@ class JobRunner:
             case _Interruption.TIMEOUT if not isinstance(ended, Done):
                 return failures.TIMEOUT
         return ended
+
+    @asynccontextmanager
+    async def _device_to_itself(self) -> AsyncIterator[None]:
+        if self._patient is None:
+            yield
+            return
+        await self._patient.pause()
+        try:
+            yield
+        finally:
+            await self._patient.resume()
 
     async def _wait(self, running: asyncio.Task[Ended], job: AnyJob, lease: Lease) -> _Interruption | None:
         """Until the run has ended (None), or there is a reason to end it."""

@@ -20,8 +20,7 @@ from gpu_worker.contract import events as e
 from gpu_worker.contract.blobs import BlobStore, run_prefix
 from gpu_worker.contract.codec import AnyJob, from_bytes, read_job
 from gpu_worker.contract.jobs import (
-    CHECK_QUEUE,
-    RENDER_QUEUE,
+    QUEUES,
     CheckTemplate,
     InspectPhotos,
     MakePortraits,
@@ -97,7 +96,7 @@ class FakeWorker:
 
     async def take(self) -> AnyJob | None:
         """The next job, off the queue."""
-        for name in (CHECK_QUEUE, RENDER_QUEUE):
+        for name in QUEUES:
             for arq_id in await self.queue.redis.zrange(name, 0, 0):
                 await self.queue.redis.zrem(name, arq_id)
                 body = await self.queue.redis.getdel(job_key_prefix + arq_id.decode())

@@ -79,14 +79,15 @@ class Bench:
             seed=1,
         )
 
-    async def portraits(self, subject_prefix: str, count: int = 1) -> MakePortraits:
-        await self.blobs.put("templates/some.jpg", b"picture")
+    async def portraits(self, subject_prefix: str, count: int = 1, order: str = "") -> MakePortraits:
+        """In a template that holds an order for the stand-in engine."""
         job_id = secrets.token_hex(6)
+        await self.blobs.put(f"templates/{job_id}.jpg", f"DO {order}".encode() if order else b"picture")
         return MakePortraits(
             job_id=job_id,
             subject_id="subject1",
             subject_prefix=subject_prefix,
-            template_key="templates/some.jpg",
+            template_key=f"templates/{job_id}.jpg",
             output_prefix=f"users/u1/jobs/{job_id}",
             count=count,
             seed=1,

@@ -13,7 +13,17 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot.db import tables as t
 from bot.db.people import address_of
-from bot.domain import Address, JobKind, JobStatus, MessageRef, NewJob, QueuePlace, StoredJob, expected_wait_s
+from bot.domain import (
+    Address,
+    JobKind,
+    JobStatus,
+    MessageRef,
+    NewJob,
+    QueuePlace,
+    StoredJob,
+    Workers,
+    expected_wait_s,
+)
 
 _OPEN = (JobStatus.QUEUED, JobStatus.RUNNING)
 _RENDERS: tuple[JobKind, ...] = ("train", "portrait")
@@ -148,34 +158,35 @@ class Jobs:
         query = select(func.count()).select_from(t.Job).where(t.Job.status.in_(_OPEN), t.Job.kind.in_(_RENDERS))
         return await self._session.scalar(query) or 0
 
-    async def place_of(self, job: StoredJob, workers: int) -> QueuePlace | None:
+    async def place_of(self, job: StoredJob, workers: Workers) -> QueuePlace | None:
         """Where an open job stands, and in how many seconds it will probably be done."""
         if job.status.is_final or job.kind not in _RENDERS:
             return None
-        usual = {kind: s for kind in _RENDERS if (s := await self._usual_seconds(kind)) is not None}
+        lane = _RENDERS if workers.one_engine else (job.kind,)
+        usual = {kind: s for kind in lane if (s := await self._usual_seconds(kind)) is not None}
         rest = 1.0 - job.fraction
         if job.status is JobStatus.RUNNING:
             return QueuePlace(0, expected_wait_s([(job.kind, rest)], usual, 1))
-        queued = await self._queued_before(job)
-        ahead: list[tuple[JobKind, float]] = [*(await self._still_running()).items(), *queued.items()]
-        wait, own = expected_wait_s(ahead, usual, workers), expected_wait_s([(job.kind, 1.0)], usual, 1)
+        queued = await self._queued_before(job, lane)
+        ahead: list[tuple[JobKind, float]] = [*(await self._still_running(lane)).items(), *queued.items()]
+        wait, own = expected_wait_s(ahead, usual, workers.count), expected_wait_s([(job.kind, 1.0)], usual, 1)
         eta = wait + own if wait is not None and own is not None else None
         return QueuePlace(1 + sum(queued.values()), eta)
 
-    async def _queued_before(self, job: StoredJob) -> dict[JobKind, int]:
+    async def _queued_before(self, job: StoredJob, kinds: Sequence[JobKind]) -> dict[JobKind, int]:
         rows = await self._session.execute(
             select(t.Job.kind, func.count())
-            .where(t.Job.status == JobStatus.QUEUED, t.Job.kind.in_(_RENDERS), t.Job.score < job.score)
+            .where(t.Job.status == JobStatus.QUEUED, t.Job.kind.in_(kinds), t.Job.score < job.score)
             .where(t.Job.id != job.job_id)
             .group_by(t.Job.kind)
         )
         return {cast(JobKind, kind): count for kind, count in rows}
 
-    async def _still_running(self) -> dict[JobKind, float]:
+    async def _still_running(self, kinds: Sequence[JobKind]) -> dict[JobKind, float]:
         """How much of the running jobs is still to be done, in whole jobs."""
         rows = await self._session.execute(
             select(t.Job.kind, func.sum(1.0 - t.Job.fraction))
-            .where(t.Job.status == JobStatus.RUNNING, t.Job.kind.in_(_RENDERS))
+            .where(t.Job.status == JobStatus.RUNNING, t.Job.kind.in_(kinds))
             .group_by(t.Job.kind)
         )
         return {cast(JobKind, kind): rest for kind, rest in rows}

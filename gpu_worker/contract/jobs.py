@@ -12,9 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 CONTRACT_VERSION: Final = 1
 
-# Checks are short and answer people who are typing; they never wait behind a training (see gpu_worker/main.py).
+# Checks are short and answer people who are typing, a portrait takes seconds, a training minutes: none of them waits
+# behind a longer kind (see gpu_worker/main.py).
 CHECK_QUEUE = "portrait:check"
-RENDER_QUEUE = "portrait:render"
+PORTRAIT_QUEUE = "portrait:portrait"
+TRAIN_QUEUE = "portrait:train"
+QUEUES = (CHECK_QUEUE, PORTRAIT_QUEUE, TRAIN_QUEUE)
 
 Id = Annotated[str, Field(pattern=r"^[0-9a-z]{6,40}$")]
 BlobKey = Annotated[str, Field(pattern=r"^[0-9a-zA-Z_-]+(/[0-9a-zA-Z_-][0-9a-zA-Z_.-]*)*$", max_length=300)]
@@ -139,8 +142,8 @@ TASK_OF_KIND: dict[JobKind, str] = {
 QUEUE_OF_KIND: dict[JobKind, str] = {
     "inspect": CHECK_QUEUE,
     "check_template": CHECK_QUEUE,
-    "train": RENDER_QUEUE,
-    "portrait": RENDER_QUEUE,
+    "train": TRAIN_QUEUE,
+    "portrait": PORTRAIT_QUEUE,
 }
 
 
@@ -168,7 +171,7 @@ EPOCH_KEY = "portrait:epoch"  # set once in an empty Redis: shows that it has fo
 
 
 def worker_key(worker_id: str) -> str:
-    """Redis key (hash) refreshed by a live worker every few seconds: profile, device, current job, started_at."""
+    """Redis key (hash) refreshed by a live worker every few seconds: profile, device, one_engine, jobs, started_at."""
     return f"portrait:worker:{worker_id}"
 
 

@@ -25,6 +25,7 @@ from bot.domain import (
     PortraitView,
     QueuePlace,
     Subject,
+    Workers,
     new_id,
     queue_score,
 )
@@ -50,7 +51,7 @@ async def user(store: Store, who: Address = ANNA) -> str:
 
 async def add_job(store: Store, user_id: str, kind: JobKind = "portrait", at: datetime = NOON, **more: Any) -> str:
     job_id = new_id()
-    score = queue_score(kind, at, len(await store.jobs.open_of(user_id)))
+    score = queue_score(at, len(await store.jobs.open_of(user_id, (kind,))))
     await store.jobs.add(NewJob(job_id, user_id, kind, ANNA, {"job_id": job_id}, score, **more), at)
     return job_id
 
@@ -189,7 +190,7 @@ async def test_the_place_in_the_queue_and_its_eta_are_measured(db: Database) -> 
         for job_id in (running, first, second):
             job = await store.jobs.get(job_id)
             assert job is not None
-            places.append(await store.jobs.place_of(job, workers=1))
+            places.append(await store.jobs.place_of(job, workers=Workers(1)))
         # Ben has a job under way, so Anna's, ordered later, is next. Half of a usual 30 s are left of the running one.
         assert places == [QueuePlace(0, 15), QueuePlace(2, 75), QueuePlace(1, 45)]
         assert await store.jobs.waiting() == 3
@@ -199,7 +200,7 @@ async def test_without_history_there_is_a_place_but_no_eta(db: Database) -> None
     async with db.transaction() as store:
         job = await store.jobs.get(await add_job(store, await user(store), "train"))
         assert job is not None
-        assert await store.jobs.place_of(job, workers=0) == QueuePlace(1, None)
+        assert await store.jobs.place_of(job, workers=Workers(0)) == QueuePlace(1, None)
 
 
 async def test_failed_and_cancelled_work_is_not_charged(db: Database) -> None:

@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 from gpu_worker.contract.events import Progress
-from gpu_worker.contract.jobs import WORKER_KEYS
+from gpu_worker.contract.jobs import TRAIN_QUEUE, WORKER_KEYS
 from tests.integration.conftest import Workers
-from tests.worker_bench import Bench, is_alive
+from tests.worker_bench import Bench, children_of, is_alive
 
 
 async def test_a_training_and_a_portrait_report_in_order_and_leave_their_files(bench: Bench, workers: Workers) -> None:
@@ -67,6 +67,48 @@ async def test_checks_answer_while_a_training_runs(bench: Bench, workers: Worker
     assert (await bench.outcome(inspect, 2)).result.usable == 5
     assert len((await bench.outcome(template, 2)).result.faces) == 1
     assert not await bench.outcomes(train)
+
+
+async def test_a_portrait_during_a_training_starts_at_once_and_costs_it_only_its_own_seconds(
+    bench: Bench, workers: Workers
+) -> None:
+    workers.start(bench.server)
+    subject = await trained(bench)
+    training = await bench.train("take 200")
+    await bench.enqueue(training)
+    await bench.step(training, 3)
+    portrait = await bench.portraits(subject, order="take 20")
+    await bench.enqueue(portrait)
+    await bench.outcome(portrait)
+    events = await bench.events()
+    began = next(n for n, e in enumerate(events) if e.job_id == portrait.job_id and e.event == "started")
+    ended = next(n for n, e in enumerate(events) if e.job_id == portrait.job_id and e.event == "succeeded")
+    meanwhile = [e for e in events[began:ended] if e.job_id == training.job_id]
+    assert len(meanwhile) <= 5  # of the 20 that it would have taken
+    done = max(e.done for e in await bench.events(training) if isinstance(e, Progress))
+    await bench.step(training, done + 5)  # and goes on
+
+
+async def test_with_one_engine_a_portrait_waits_for_the_running_training(bench: Bench, workers: Workers) -> None:
+    worker = workers.start(bench.server, one_engine="true")
+    subject = await trained(bench)
+    assert len(children_of(worker.pid)) == 2  # one for checks
+    training = await bench.train("take 20")
+    await bench.enqueue(training)
+    await bench.step(training, 3)
+    portrait = await bench.portraits(subject)
+    await bench.enqueue(portrait)
+    await bench.outcome(portrait)
+    order = [e.job_id for e in await bench.events() if e.event in ("started", "succeeded")]
+    assert order[2:] == [training.job_id] * 2 + [portrait.job_id] * 2
+
+
+async def trained(bench: Bench) -> str:
+    """A finished subject's prefix."""
+    job = await bench.train()
+    await bench.enqueue(job)
+    prefix: str = (await bench.outcome(job)).result.files_prefix
+    return prefix
 
 
 async def test_an_attempt_is_run_once_however_often_it_is_enqueued(bench: Bench, workers: Workers) -> None:
@@ -128,11 +170,11 @@ async def test_a_payload_of_another_version_is_refused_by_name(bench: Bench, wor
     assert (await bench.outcome(job)).reason == "contract_version"
 
 
-async def test_portraits_with_a_better_score_go_before_trainings_queued_earlier(bench: Bench, workers: Workers) -> None:
+async def test_a_job_with_a_better_score_goes_before_one_queued_earlier(bench: Bench, workers: Workers) -> None:
     first, second = await bench.train(), await bench.train()
     await bench.enqueue(first)
     await bench.enqueue(second)
-    await bench.redis.zadd("portrait:render", {f"{second.job_id}:1": 1_577_836_800_000.0})
+    await bench.redis.zadd(TRAIN_QUEUE, {f"{second.job_id}:1": 1_577_836_800_000.0})
     workers.start(bench.server)
     await bench.outcome(first)
     outcomes = [event.job_id for event in await bench.events() if event.event == "succeeded"]

@@ -140,7 +140,7 @@ async def test_no_engine_process_outlives_a_stopped_or_killed_worker(bench: Benc
         await bench.enqueue(job)
         await bench.outcome(job)
         engines = children_of(worker.pid)
-        assert len(engines) == 2
+        assert len(engines) == 3
         worker.send_signal(how)
         await asyncio.to_thread(worker.wait, 5)
         await asyncio.sleep(0.2)

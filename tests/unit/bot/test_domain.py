@@ -17,19 +17,13 @@ def test_ids_are_fit_for_keys_and_buttons() -> None:
 
 
 def test_somebody_elses_first_portrait_goes_before_my_third() -> None:
-    mine = [queue_score("portrait", NOON, open_jobs) for open_jobs in range(3)]
-    theirs = queue_score("portrait", NOON + timedelta(seconds=5), 0)
+    mine = [queue_score(NOON, open_jobs) for open_jobs in range(3)]
+    theirs = queue_score(NOON + timedelta(seconds=5), 0)
     assert mine[0] < theirs < mine[1] < mine[2]
 
 
-def test_portraits_pass_trainings() -> None:
-    training = queue_score("train", NOON, 0)
-    assert queue_score("portrait", NOON + timedelta(hours=1), 2) < training
-
-
 def test_nobody_starves() -> None:
-    training = queue_score("train", NOON, 3)
-    assert training < queue_score("portrait", NOON + timedelta(days=1), 0)
+    assert queue_score(NOON, 3) < queue_score(NOON + timedelta(days=1), 0)
 
 
 def test_the_wait_is_the_sum_of_what_is_ahead() -> None:
