@@ -111,23 +111,31 @@ def inject(diffusion: Diffusion, rank: int, alpha: int, text_encoder: bool, seed
 
 
 @contextmanager
-def applied(diffusion: Diffusion, lora: Path | State, weight: float) -> Iterator[LoraHandle]:
-    """Within the block the model works with `lora` (a file or a state) at `weight`; afterwards as before."""
+def applied(diffusion: Diffusion, lora: Path | State, weight: float) -> Iterator[None]:
+    """Within the block the model works with `lora` (a file or a state) at `weight`; afterwards as before, bit for bit.
+
+    It is added to the weights in place: it costs nothing per step, and what remembers their addresses (CUDA graphs)
+    stays valid from one person to the next. Every layer that it names takes part, convolutions too (few-step LoRAs).
+    """
     state = load_kohya(lora) if isinstance(lora, Path) else lora
-    known = modules(diffusion)
-    places = {name: known[name] for name in names(state) if name in known}
-    if not places:
+    layers = _layers(diffusion)
+    touched = {name: layers[name].weight for name in names(state) if name in layers}
+    if not touched:
         raise UnknownLora("the LoRA was made for another kind of model: none of its layers exist in this one")
-    if len(places) < len(names(state)):
-        logger.warning("%d of %d LoRA layers do not exist in this model", len(names(state)) - len(places), len(places))
-    ranks = {name: state[name + DOWN].shape[0] for name in places}
-    handle = _injected(places, ranks, {name: _alpha(state, name) for name in places})
+    if len(touched) < len(names(state)):
+        logger.warning(
+            "%d of %d LoRA layers do not exist in this model", len(names(state)) - len(touched), len(touched)
+        )
+    kept = {name: own.detach().clone() for name, own in touched.items()}
     try:
-        handle.load(state)
-        handle.weigh(weight)
-        yield handle
+        with torch.no_grad():
+            for name, own in touched.items():
+                own.add_(update(state, name, own.device).reshape(own.shape), alpha=weight)
+        yield
     finally:
-        handle.remove()
+        with torch.no_grad():
+            for name, own in touched.items():
+                own.copy_(kept[name])
 
 
 def state(handle: LoraHandle) -> State:
@@ -168,9 +176,9 @@ def merge(states: Sequence[State], weights: Sequence[float]) -> State:
     return result
 
 
-def update(lora: State, name: str) -> Tensor:
-    """(out, in) what a LoRA adds to the module of that kohya name."""
-    down, up = lora[name + DOWN].float().flatten(1), lora[name + UP].float().flatten(1)
+def update(lora: State, name: str, device: torch.device | str = "cpu") -> Tensor:
+    """(out, in) what a LoRA adds to the module of that kohya name, in float32; a convolution's kernel is flat in it."""
+    down, up = (lora[name + part].to(device, torch.float32).flatten(1) for part in (DOWN, UP))
     return up @ down * (_alpha(lora, name) / down.shape[0])
 
 
@@ -264,6 +272,16 @@ def _alpha(lora: Mapping[str, Tensor], name: str) -> float:
     """Files without alpha mean alpha = rank."""
     alpha = lora.get(name + ALPHA)
     return float(alpha) if alpha is not None else float(lora[name + DOWN].shape[0])
+
+
+def _layers(diffusion: Diffusion) -> dict[str, nn.Linear | nn.Conv2d]:
+    """By kohya name every layer that a LoRA can change."""
+    unet = {UNET + path.replace(".", "_"): module for path, module in diffusion.unet.named_modules()}
+    text = {
+        TEXT + path.removeprefix("text_model.").replace(".", "_"): module
+        for path, module in diffusion.text_encoder.named_modules()
+    }
+    return {name: module for name, module in (unet | text).items() if isinstance(module, nn.Linear | nn.Conv2d)}
 
 
 def _is_linear(module: nn.Module) -> bool:

@@ -8,6 +8,7 @@ the pixels, so that nothing outside it changes by even one level.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -15,16 +16,20 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 import torch
-from diffusers import DPMSolverMultistepScheduler
 from torch.nn import functional
 
+from engine.diffusion.capture import Function, Graphs, identity
+from engine.diffusion.guided import GuidedNoise, Streams, hint
 from engine.diffusion.prompt import encode
+from engine.diffusion.sampling import Sampler, Trajectory, dpm_scheduler
 from engine.errors import OutOfGpuMemory
 from engine.types import Mask, Rgb
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
+
+logger = logging.getLogger(__name__)
 
 OnStep = Callable[[int, int], None]  # done, total; raising Stopped in it is how one cancels
 
@@ -62,16 +67,28 @@ class InpaintRequest:
     controls: tuple[Control, ...] = ()
     seed: int = 0
     count: int = 1
+    sampler: Sampler = Sampler.DPM
     mask_blur: float | None = None  # None: MASK_BLUR in proportion to the canvas
 
     @property
     def executed_steps(self) -> int:
-        return int(min(self.strength, 0.999) * self.steps)
+        return self.sampler.executed(self.steps, self.strength)
+
+
+@dataclass(frozen=True)
+class Painting:
+    """What a pass made of a picture, and what the autoencoder alone makes of it (inside the mask)."""
+
+    unchanged: Rgb
+    pictures: list[Rgb]
 
 
 @dataclass
 class Diffusion:
-    """The networks of one model and what is done with them. Pictures go in and come out as RGB uint8."""
+    """The networks of one model and what is done with them. Pictures go in and come out as RGB uint8.
+
+    On CUDA a pass replays CUDA graphs; they are recorded when a pass of its shape is first asked for.
+    """
 
     unet: UNet2DConditionModel
     vae: AutoencoderKL
@@ -79,6 +96,8 @@ class Diffusion:
     tokenizer: CLIPTokenizer
     controlnets: Mapping[str, ControlNetModel] = field(default_factory=dict)
     scheduler_config: Mapping[str, Any] = field(default_factory=dict)
+    graphs: Graphs = field(default_factory=Graphs)
+    streams: Streams = field(default_factory=Streams)
 
     @property
     def device(self) -> torch.device:
@@ -91,7 +110,7 @@ class Diffusion:
     @property
     def alphas_cumprod(self) -> torch.Tensor:
         """(train steps,) share of the signal's variance that is left at each step."""
-        return self._scheduler().alphas_cumprod.to(self.device)
+        return dpm_scheduler(self.scheduler_config).alphas_cumprod.to(self.device)
 
     @property
     def grid(self) -> int:
@@ -102,111 +121,110 @@ class Diffusion:
         """(n, tokens, width) in the UNet's type. Weights "(x:1.3)" and prompts beyond the context are understood."""
         return encode(prompts, self.tokenizer, self.text_encoder).to(self.device, self.dtype)
 
-    @torch.no_grad()
-    def encode_image(self, rgbs: Sequence[Rgb], sample: bool = False) -> torch.Tensor:
-        """(n, channels, H / grid, W / grid) scaled latents: the mean, or a `sample` of the posterior."""
-        pixels = _to_tensor(rgbs).to(self.device, self.vae.dtype) * 2 - 1
-        posterior = self.vae.encode(pixels).latent_dist
-        latents = posterior.sample() if sample else posterior.mode()
-        return (latents * self.vae.config.scaling_factor).to(self.dtype)
-
-    @torch.no_grad()
-    def decode(self, latents: torch.Tensor) -> list[Rgb]:
-        pixels = self.vae.decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor).sample
-        bytes_ = (pixels.float() * 127.5 + 127.5).clamp(0, 255).round().byte()
-        return list(bytes_.permute(0, 2, 3, 1).cpu().numpy())
+    def encode_image(self, rgbs: Sequence[Rgb]) -> torch.Tensor:
+        """(n, channels, H / grid, W / grid) scaled latents, the posterior's mean, in the UNet's type."""
+        with torch.inference_mode():
+            latents = torch.cat([self._encoded(rgb) for rgb in rgbs]).to(self.dtype)
+        return latents.clone()  # training may use it
 
     @torch.inference_mode()
+    def decode(self, latents: torch.Tensor) -> list[Rgb]:
+        return [self._decoded(one) for one in latents.split(1)]
+
     def inpaint(self, request: InpaintRequest, on_step: OnStep = lambda done, total: None) -> list[Rgb]:
         """`request.count` pictures: new inside the mask, `request.image` bit for bit where the blurred mask is 0.
 
         Raises OutOfGpuMemory, and whatever `on_step` raises (after each executed step).
         """
+        return self.painting(request, on_step).pictures
+
+    @torch.inference_mode()
+    def painting(self, request: InpaintRequest, on_step: OnStep = lambda done, total: None) -> Painting:
+        """`inpaint` and what the autoencoder alone would have made of the picture."""
         # A control that counts for nothing costs a pass all the same, and its network may not even be there.
         request = replace(request, controls=tuple(control for control in request.controls if control.weight > 0))
         with _memory_as_our_error():
             blurred = None if request.mask is None else _blurred(request)
-            latents = self._denoised(request, blurred, on_step)
-            pictures = self.decode(latents)
+            original = self._encoded(request.image)
+            latents = self._denoised(request, original, blurred, on_step)
+            unchanged = self._decoded(original)
+            pictures = [unchanged] * request.count if latents is original else self.decode(latents)
         if blurred is None:
-            return pictures
-        return [overlaid(request.image, picture, blurred) for picture in pictures]
+            return Painting(unchanged, pictures)
+        return Painting(
+            overlaid(request.image, unchanged, blurred),
+            [overlaid(request.image, picture, blurred) for picture in pictures],
+        )
 
-    def _denoised(self, request: InpaintRequest, blurred: Mask | None, on_step: OnStep) -> torch.Tensor:
-        original = self.encode_image([request.image]).expand(request.count, -1, -1, -1)
-        total = request.executed_steps
-        if total == 0:
+    def _denoised(
+        self, request: InpaintRequest, original: torch.Tensor, blurred: Mask | None, on_step: OnStep
+    ) -> torch.Tensor:
+        seeds = [request.seed + k for k in range(request.count)]
+        if request.executed_steps == 0:
             return original
-        generators = [torch.Generator().manual_seed(request.seed + k) for k in range(request.count)]
-        noise = self._noise(original, generators)
-        inside = None if blurred is None else self._latent_mask(blurred, original)
-        scheduler = self._scheduler()
-        scheduler.set_timesteps(request.steps, device=self.device)
-        scheduler.set_begin_index(request.steps - total)
-        timesteps = scheduler.timesteps[request.steps - total :]
-        text = self.encode_text([request.negative, request.prompt]).repeat_interleave(request.count, dim=0)
-        hints = [self._hint(control, 2 * request.count) for control in request.controls]
-        latents = scheduler.add_noise(original, noise, timesteps[:1])
-        for done, timestep in enumerate(timesteps, start=1):
-            predicted = self._guided(latents, timestep, text, request, hints)
-            fresh = self._noise(original, generators)
-            latents = scheduler.step(predicted, timestep, latents, variance_noise=fresh).prev_sample
+        course = Trajectory(request.sampler, self.scheduler_config, request.steps, request.strength, seeds)
+        inside = None if blurred is None else _latent_mask(blurred, original)
+        latents = course.begin(original)
+        timesteps = course.timesteps.to(self.device)
+        noise, constants = self._noise_of(request, latents, timesteps[:1])
+        for done in range(1, course.total + 1):
+            predicted = noise(latents.to(self.dtype), timesteps[done - 1 : done], *constants)
+            latents = course.advanced(latents, predicted)
             if inside is not None:
-                kept = original if done == total else scheduler.add_noise(original, noise, timesteps[done : done + 1])
+                kept = course.kept()
                 latents = kept + (latents - kept) * inside
-            on_step(done, total)
+            on_step(done, course.total)
         return latents
 
-    def _guided(
-        self,
-        latents: torch.Tensor,
-        timestep: torch.Tensor,
-        text: torch.Tensor,
-        request: InpaintRequest,
-        hints: Sequence[torch.Tensor],
-    ) -> torch.Tensor:
-        """The noise, guided away from the negative prompt; both branches in one batch, controls on both."""
-        both = torch.cat([latents, latents])
-        down: list[torch.Tensor] | None = None
-        middle: torch.Tensor | None = None
-        for control, hint in zip(request.controls, hints, strict=True):
-            shallow, deep = self.controlnets[control.name](both, timestep, text, hint, return_dict=False)
-            factors = injection_factors(len(shallow) + 1, control.weight, control.soft)
-            scaled = [residual * factor for residual, factor in zip(shallow, factors[:-1], strict=True)]
-            down = scaled if down is None else [a + b for a, b in zip(down, scaled, strict=True)]
-            middle = deep * factors[-1] if middle is None else middle + deep * factors[-1]
-        predicted = self.unet(
-            both,
-            timestep,
-            encoder_hidden_states=text,
-            down_block_additional_residuals=down,
-            mid_block_additional_residual=middle,
-            return_dict=False,
-        )[0]
-        without, with_prompt = predicted.chunk(2)
-        return without + request.guidance * (with_prompt - without)
+    def _noise_of(
+        self, request: InpaintRequest, latents: torch.Tensor, timestep: torch.Tensor
+    ) -> tuple[Function, list[torch.Tensor]]:
+        """The function that predicts noise from latents and timestep, and its other arguments."""
+        networks = [self.controlnets[control.name] for control in request.controls]
+        prompts = [request.prompt] if request.guidance == 1 else [request.negative, request.prompt]
+        constants = [
+            self.encode_text(prompts),
+            torch.tensor(request.guidance, device=self.device),
+            torch.tensor(
+                [injection_factors(self._residuals, control.weight, control.soft) for control in request.controls],
+                device=self.device,
+            ),
+            *(
+                hint(network, _to_tensor([control.picture], self.device).to(network.dtype))
+                for network, control in zip(networks, request.controls, strict=True)
+            ),
+        ]
+        inputs = [latents.to(self.dtype), timestep, *constants]
+        key = ("noise", tuple(tuple(given.shape) for given in inputs), identity([self.unet, *networks]))
+        return self.graphs.recorded(key, GuidedNoise(self.unet, networks, self.streams), *inputs), constants
 
-    def _hint(self, control: Control, batch: int) -> torch.Tensor:
-        picture = _to_tensor([control.picture]).to(self.device, self.dtype)
-        return picture.expand(batch, -1, -1, -1)
+    @property
+    def _residuals(self) -> int:
+        """Of a ControlNet: one per skip of the UNet and the middle block's."""
+        return sum(len(block.resnets) + bool(block.downsamplers) for block in self.unet.down_blocks) + 2
 
-    def _noise(self, like: torch.Tensor, generators: Sequence[torch.Generator]) -> torch.Tensor:
-        """Drawn on the CPU, one generator per candidate: the same seed gives the same noise on every device and
-        whatever the number of candidates."""
-        drawn = [torch.randn(like.shape[1:], generator=generator) for generator in generators]
-        return torch.stack(drawn).to(like.device, like.dtype)
+    def _encoded(self, image: Rgb) -> torch.Tensor:
+        """The posterior's mean, in float32."""
+        pixels = _to_tensor([image], self.device) * 2 - 1
+        latents = self._by_vae("encode", lambda given: self.vae.encode(given).latent_dist.mode(), pixels)
+        return latents.float() * self.vae.config.scaling_factor
 
-    def _latent_mask(self, blurred: Mask, latents: torch.Tensor) -> torch.Tensor:
-        mask = torch.from_numpy(blurred)[None, None]
-        small = functional.interpolate(mask, latents.shape[-2:], mode="area")
-        return small.round().to(latents.device, latents.dtype)
+    def _decoded(self, latents: torch.Tensor) -> Rgb:
+        scaled = latents / self.vae.config.scaling_factor
+        (pixels,) = self._by_vae("decode", lambda given: self.vae.decode(given).sample, scaled)
+        bytes_ = (pixels.permute(1, 2, 0).float() * 127.5 + 127.5).clamp(0, 255).round().byte()
+        return bytes_.cpu().numpy()
 
-    def _scheduler(self) -> DPMSolverMultistepScheduler:
-        """A fresh "DPM++ 2M SDE Karras" on the model's own noise schedule (schedulers carry state)."""
-        scheduler: DPMSolverMultistepScheduler = DPMSolverMultistepScheduler.from_config(
-            dict(self.scheduler_config), algorithm_type="sde-dpmsolver++", use_karras_sigmas=True
-        )
-        return scheduler
+    def _by_vae(self, what: str, function: Function, given: torch.Tensor) -> torch.Tensor:
+        """`function(given)`, recorded. Some autoencoders overflow in half precision: they go on in single precision."""
+        while True:
+            typed = given.to(self.vae.dtype)
+            key = (what, tuple(given.shape), identity([self.vae]))
+            result = self.graphs.recorded(key, function, typed)(typed)
+            if self.vae.dtype == torch.float32 or bool(result.isfinite().all()):
+                return result
+            logger.warning("the autoencoder overflows in %s: it goes on in float32", self.vae.dtype)
+            self.vae.float()
 
 
 def chosen_device(wanted: str) -> str:
@@ -242,9 +260,15 @@ def _blurred(request: InpaintRequest) -> Mask:
     return cv2.GaussianBlur(request.mask, (kernel, kernel), sigma)
 
 
-def _to_tensor(rgbs: Sequence[Rgb]) -> torch.Tensor:
+def _to_tensor(rgbs: Sequence[Rgb], device: torch.device) -> torch.Tensor:
     """(n, 3, H, W) float32 in 0..1."""
-    return torch.from_numpy(np.stack(rgbs)).permute(0, 3, 1, 2).float() / 255
+    return torch.from_numpy(np.stack(rgbs)).to(device).permute(0, 3, 1, 2).float() / 255
+
+
+def _latent_mask(blurred: Mask, latents: torch.Tensor) -> torch.Tensor:
+    """(1, 1, h, w) 0 or 1: latents of which more than half lies in the blurred mask."""
+    small = functional.interpolate(torch.from_numpy(blurred)[None, None], latents.shape[-2:], mode="area")
+    return small.round().to(latents.device, latents.dtype)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ picture's own detail survives, the autoencoder's losses cancel out, and outside 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import cv2
@@ -76,10 +76,12 @@ def painted(
         seed=numbers.seed,
         count=numbers.count,
     )
-    (unchanged,) = diffusion.inpaint(replace(request, strength=0.0, count=1))
-    results = diffusion.inpaint(request, on_step)
+    painting = diffusion.painting(request, on_step)
     weight = _fading_inwards(mask, crop)[..., None]
-    changes = (crop.lift(result.astype(np.float32) - unchanged, picture.shape) * weight for result in results)
+    changes = (
+        crop.lift(result.astype(np.float32) - painting.unchanged, picture.shape) * weight
+        for result in painting.pictures
+    )
     return [np.clip(np.rint(picture + change), 0, 255).astype(np.uint8) for change in changes]
 
 

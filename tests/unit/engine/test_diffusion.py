@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import torch
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from engine.diffusion import Control, Diffusion, InpaintRequest
+from engine.diffusion import Control, Diffusion, InpaintRequest, Sampler
 from engine.diffusion.core import injection_factors, overlaid
 from engine.diffusion.prompt import parse_weights
 from engine.errors import Stopped
@@ -91,6 +93,18 @@ def plain_noise(tiny: Diffusion, latents: torch.Tensor, t: torch.Tensor, asked: 
     return branches[0] + asked.guidance * (branches[1] - branches[0])
 
 
+def plain_latent_mask(asked: InpaintRequest) -> torch.Tensor:
+    small = plain_blur(asked.mask, 1.0).reshape(SIDE // 4, 4, SIDE // 4, 4).mean((1, 3))
+    return torch.from_numpy(small).round()[None, None].float()
+
+
+def plain_overlay(tiny: Diffusion, asked: InpaintRequest, latents: torch.Tensor) -> np.ndarray:
+    decoded = tiny.vae.decode(latents / tiny.vae.config.scaling_factor).sample[0].permute(1, 2, 0).numpy()
+    picture = np.rint(np.clip(decoded * 127.5 + 127.5, 0, 255))
+    weight = np.rint(np.clip(2 * plain_blur(asked.mask, 1.0), 0, 1) * 255)[..., None] / 255
+    return np.rint(asked.image * (1 - weight) + picture * weight)
+
+
 def plain_inpaint(tiny: Diffusion, asked: InpaintRequest) -> np.ndarray:
     """DPM++ 2M SDE on Karras's sigmas as k-diffusion writes it (variance exploding); mask and overlay step by step."""
     alphas = torch.tensor(1.0) - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
@@ -100,8 +114,7 @@ def plain_inpaint(tiny: Diffusion, asked: InpaintRequest) -> np.ndarray:
     sigmas = np.append((high + ramp * (low - high)) ** 7, 0.0)[asked.steps - int(asked.strength * asked.steps) :]
     times = np.interp(np.log(sigmas[:-1]), np.log(all_sigmas), np.arange(1000)).round()
 
-    blurred = plain_blur(asked.mask, 1.0)
-    latent_mask = torch.from_numpy(blurred.reshape(SIDE // 4, 4, SIDE // 4, 4).mean((1, 3))).round()[None, None].float()
+    latent_mask = plain_latent_mask(asked)
     original = tiny.encode_image([asked.image])
     generator = torch.Generator().manual_seed(asked.seed)
     first_noise = torch.randn(original.shape[1:], generator=generator)[None]
@@ -122,10 +135,33 @@ def plain_inpaint(tiny: Diffusion, asked: InpaintRequest) -> np.ndarray:
             before, h_before = clean, h
         kept = original + first_noise * following
         x = kept * (1 - latent_mask) + x * latent_mask
-    decoded = tiny.vae.decode(x / tiny.vae.config.scaling_factor).sample[0].permute(1, 2, 0).numpy()
-    bytes_ = np.clip(decoded * 127.5 + 127.5, 0, 255).round()
-    weight = np.rint(np.clip(2 * blurred, 0, 1) * 255)[..., None] / 255
-    return np.rint(asked.image + (bytes_ - asked.image) * weight).astype(np.uint8)
+    return plain_overlay(tiny, asked, x)
+
+
+def plain_few_steps(tiny: Diffusion, asked: InpaintRequest) -> np.ndarray:
+    """Song et al. 2023, multistep consistency sampling: guess the clean picture, put fresh noise on it, again. TCD
+    (Zheng et al. 2024) at gamma 1 guesses the level of timestep 0 instead and goes up from there."""
+    alphas = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
+    times = {Sampler.LCM: (439, 339, 219, 119), Sampler.TCD: (449, 337, 224, 112)}[asked.sampler]  # 4 steps from 0.45
+    original, inside = tiny.encode_image([asked.image]), plain_latent_mask(asked)
+    generator = torch.Generator().manual_seed(asked.seed)
+    first_noise = torch.randn(original.shape[1:], generator=generator)[None]
+
+    def at(level: int, clean: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        return (alphas[level].sqrt() * clean + (1 - alphas[level]).sqrt() * noise).float()
+
+    x = at(times[0], original, first_noise)
+    for t, following in zip(times, [*times[1:], None], strict=True):
+        noise = plain_noise(tiny, x, torch.tensor(t), asked)
+        x = ((x - (1 - alphas[t]).sqrt() * noise) / alphas[t].sqrt()).float()
+        if asked.sampler is Sampler.TCD:
+            x = at(0, x, noise)
+        if following is None:
+            return plain_overlay(tiny, asked, original * (1 - inside) + x * inside)
+        rest = alphas[following] / (alphas[0] if asked.sampler is Sampler.TCD else 1)
+        x = (rest.sqrt() * x + (1 - rest).sqrt() * torch.randn(original.shape[1:], generator=generator)).float()
+        x = at(following, original, first_noise) * (1 - inside) + x * inside
+    raise AssertionError("no step")
 
 
 def plain_blur(mask: np.ndarray, sigma: float) -> np.ndarray:
@@ -147,6 +183,47 @@ def test_inpainting_agrees_with_a_plain_version_of_the_sampler(tiny: Diffusion, 
     expected = plain_inpaint(tiny, asked)
     assert np.abs(result.astype(int) - expected).max() <= 1
     assert np.abs(result.astype(int) - asked.image).max() > 20  # it did paint
+
+
+@pytest.mark.parametrize("sampler", [Sampler.LCM, Sampler.TCD])
+@torch.inference_mode()
+def test_few_step_samplers_agree_with_plain_versions(tiny: Diffusion, sampler: Sampler) -> None:
+    asked = request(sampler=sampler, steps=4, strength=0.45, guidance=1.0, controls=CONTROLS, mask_blur=1.0)
+    (result,) = tiny.inpaint(asked)
+    assert np.abs(result.astype(int) - plain_few_steps(tiny, asked)).max() <= 1
+    assert np.abs(result.astype(int) - asked.image).max() > 20
+
+
+def test_without_guidance_the_negative_branch_is_not_computed(tiny: Diffusion) -> None:
+    seen: list[int] = []
+    hook = tiny.unet.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    tiny.inpaint(request(guidance=1.0, count=2))
+    tiny.inpaint(request(guidance=1.5, count=2))
+    hook.remove()
+    assert seen == [2] * 5 + [4] * 5
+
+
+def test_an_autoencoder_that_overflows_in_half_precision_goes_on_in_single(tiny: Diffusion) -> None:
+    asked = request(mask=None, strength=0.0)
+    vae = copy.deepcopy(tiny.vae)
+    large = replace(tiny, vae=vae)
+    for network in (vae.encoder.conv_in, vae.decoder.conv_in):  # a norm follows: only the size between them changes
+        network.weight *= 1e6
+        network.bias *= 1e6
+    (expected,) = large.inpaint(asked)
+    vae.half()
+    vae.encoder.conv_in.weight.fill_(6e4)
+    vae.decoder.conv_in.weight.fill_(6e4)
+    large.inpaint(asked)
+    assert vae.dtype == torch.float32
+    assert expected.shape == asked.image.shape
+
+
+def test_a_painting_tells_what_the_autoencoder_alone_makes_of_it(tiny: Diffusion) -> None:
+    painting = tiny.painting(request(count=2))
+    (unchanged,) = tiny.inpaint(request(strength=0.0))
+    assert np.array_equal(painting.unchanged, unchanged)
+    assert all(np.array_equal(*pair) for pair in zip(painting.pictures, tiny.inpaint(request(count=2)), strict=True))
 
 
 def test_outside_the_blurred_mask_no_bit_changes(tiny: Diffusion) -> None:

@@ -76,6 +76,46 @@ def test_an_applied_lora_equals_changed_weights_and_leaves_no_trace(random_diffu
     assert torch.allclose(with_lora, changed, atol=2e-5)
 
 
+def test_a_few_step_lora_reaches_convolutions_too(random_diffusion: Diffusion) -> None:
+    """LCM's and Hyper-SD's name 3x3 convolutions and time projections; their down part has the kernel."""
+    resnet = random_diffusion.unet.down_blocks[0].resnets[0]
+    out, into = resnet.conv1.weight.shape[:2]
+    conv, projection = "lora_unet_down_blocks_0_resnets_0_conv1", "lora_unet_down_blocks_0_resnets_0_time_emb_proj"
+    state = {
+        conv + lora.DOWN: torch.randn(4, into, 3, 3),
+        conv + lora.UP: torch.randn(out, 4, 1, 1),
+        conv + lora.ALPHA: torch.tensor(2.0),
+        projection + lora.DOWN: torch.randn(4, resnet.time_emb_proj.in_features),
+        projection + lora.UP: torch.randn(resnet.time_emb_proj.out_features, 4),
+    }
+    features, emb = torch.randn(1, into, 8, 8), torch.randn(1, resnet.time_emb_proj.in_features)
+    own = resnet.conv1(features), resnet.time_emb_proj(emb)
+    down = torch.nn.functional.conv2d(features, state[conv + lora.DOWN], padding=1)
+    expected = own[0] + 0.5 * 0.5 * torch.nn.functional.conv2d(down, state[conv + lora.UP])
+    with lora.applied(random_diffusion, state, 0.5):
+        assert torch.allclose(resnet.conv1(features), expected, atol=1e-4)
+        added = 0.5 * emb @ state[projection + lora.DOWN].T @ state[projection + lora.UP].T
+        assert torch.allclose(resnet.time_emb_proj(emb), own[1] + added, atol=1e-4)
+    assert torch.equal(resnet.conv1(features), own[0])
+
+
+def test_two_loras_work_at_once(random_diffusion: Diffusion) -> None:
+    one, two = trained(random_diffusion, 1), trained(random_diffusion, 2)
+    wide = {  # both side by side: the same sum of products
+        key: torch.cat(
+            [0.7 * one[key] if key.endswith(lora.UP) else one[key], two[key]], 1 if key.endswith(lora.UP) else 0
+        )
+        for key in one
+        if one[key].ndim
+    }
+    scale = float(one[next(key for key in one if key.endswith(lora.ALPHA))]) / one[next(iter(wide))].shape[0]
+    wide = {key: value * scale if key.endswith(lora.UP) else value for key, value in wide.items()}
+    with lora.applied(random_diffusion, wide, 1.0):
+        expected = predicted(random_diffusion)
+    with lora.applied(random_diffusion, one, 0.7), lora.applied(random_diffusion, two, 1.0):
+        assert torch.allclose(predicted(random_diffusion), expected, atol=2e-5)
+
+
 def test_an_applied_lora_is_removed_after_an_error_too(random_diffusion: Diffusion) -> None:
     before = predicted(random_diffusion)
     with pytest.raises(KeyboardInterrupt), lora.applied(random_diffusion, trained(random_diffusion, 1), 1.0):
@@ -184,8 +224,7 @@ def test_a_file_of_another_program_becomes_a_subjects_lora(random_diffusion: Dif
     save_file({**state, **foreign}, tmp_path / "theirs.safetensors")
     lora.import_file(tmp_path / "theirs.safetensors", tmp_path / "subject")
     before = predicted(random_diffusion)
-    with lora.applied(random_diffusion, tmp_path / "subject" / "lora.safetensors", 1.0) as handle:
-        assert handle.layers[name].scaling[lora.ADAPTER] == 1.0
+    with lora.applied(random_diffusion, tmp_path / "subject" / "lora.safetensors", 1.0):
         assert not torch.equal(predicted(random_diffusion), before)
 
 

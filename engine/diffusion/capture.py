@@ -1,0 +1,79 @@
+"""CUDA graphs: a function of tensors is recorded once and replayed, hundreds of small kernels by one launch.
+
+A recording knows addresses, not contents: weights may change in place (a LoRA merged in and taken out again), but a
+function whose weights have moved must be asked for under another key.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+MOST = 12  # recordings: both passes with one and with several candidates, plain and fast, and the autoencoder
+WARM_UP = 2  # runs before recording: libraries choose algorithms and allocate in the first ones
+
+Function = Callable[..., Tensor]
+
+
+class Graphs:
+    """Recordings by key; the least recently used one is forgotten first. Off CUDA functions are simply called."""
+
+    def __init__(self, most: int = MOST, recording: bool = True) -> None:
+        self.recording = recording
+        self._most = most
+        self._known: OrderedDict[Hashable, _Recording] = OrderedDict()
+        self._pool: Any = None  # of memory, one for all: they never run at the same time
+
+    def recorded(self, key: Hashable, function: Function, *inputs: Tensor) -> Function:
+        """What does as `function` for inputs shaped as these; its result is overwritten by its next call.
+
+        All that decides what `function` does must be in `key`, beside the contents of its inputs and of the weights:
+        shapes, what it closes over, and `identity` of the networks.
+        """
+        if not (self.recording and inputs[0].is_cuda):
+            return function
+        recording = self._known.pop(key, None) or self._new(function, inputs)
+        self._known[key] = recording
+        return recording
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def _new(self, function: Function, inputs: tuple[Tensor, ...]) -> _Recording:
+        while len(self._known) >= self._most:
+            self._known.popitem(last=False)
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        return _Recording(function, inputs, self._pool)
+
+
+def identity(networks: Sequence[nn.Module]) -> Hashable:
+    """What tells these networks, as they are built and where their weights lie now, from all others."""
+    modules = tuple(module for network in networks for module in network.modules())
+    return modules, tuple(weight.data_ptr() for network in networks for weight in network.parameters())
+
+
+class _Recording:
+    """One CUDA graph and the places where its inputs and its output lie."""
+
+    def __init__(self, function: Function, inputs: tuple[Tensor, ...], pool: Any) -> None:
+        self._inputs = tuple(given.clone() for given in inputs)
+        beside = torch.cuda.Stream()
+        beside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(beside):
+            for _ in range(WARM_UP):
+                function(*self._inputs)
+        torch.cuda.current_stream().wait_stream(beside)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph, pool=pool):
+            self._output = function(*self._inputs)
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        for own, given in zip(self._inputs, inputs, strict=True):
+            own.copy_(given)
+        self._graph.replay()
+        return self._output
