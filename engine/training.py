@@ -22,6 +22,7 @@ from engine.inspection import PhotoFindings, examine, examine_file, judge
 from engine.progress import Progress, Report, Stage, Stopwatch
 from engine.stages import merge, retouch, segment, train_lora, validate
 from engine.stages.caption import training_caption
+from engine.training_card import training_card
 from engine.types import (
     CheckpointScore,
     Embedding,
@@ -264,6 +265,7 @@ def _write_subject(
             write_jpeg(files.reference, picture)
             digital_id = run.digital_id()
             write_jpeg(files.digital_id, picture if digital_id is None else digital_id)
+            write_jpeg(files.card, _card(picture, run, result))
     info = {
         **result.as_json(),
         "profile": profile.name,
@@ -278,6 +280,18 @@ def _write_subject(
         "references": references,
     }
     write_whole(files.info, json.dumps(info, ensure_ascii=False, indent=1).encode())
+
+
+def _card(reference: Rgb, run: _Run, result: TrainingReport) -> Rgb:
+    best_first = sorted(run.chosen_renders, key=lambda render: -(render.likeness or 0.0))
+    return training_card(
+        reference,
+        [render.rgb for render in best_first],
+        result.checkpoints,
+        result.merged_weights,
+        result.merged_likeness,
+        result.real_likeness,
+    )
 
 
 def _real_likeness(profile: Profile, training: Sequence[InspectedPhoto], held_out: Sequence[InspectedPhoto]) -> float:

@@ -143,6 +143,7 @@ class SubjectFiles:
     """A trained subject as a folder of files: what training writes and portraits read.
 
     `lora.safetensors` (kohya layout), `reference.jpg` (best photo), `digital_id.jpg` (best validation render),
+    `card.jpg` (how the training went, as a picture for the person),
     `references/*.jpg` (usable photos, cropped, for choosing the best one for a template), `subject.json` (measures,
     held-out embeddings, trigger word, profile).
     """
@@ -160,6 +161,10 @@ class SubjectFiles:
     @property
     def digital_id(self) -> Path:
         return self.folder / "digital_id.jpg"
+
+    @property
+    def card(self) -> Path:
+        return self.folder / "card.jpg"
 
     @property
     def references(self) -> Path:

@@ -156,6 +156,7 @@ class _Renders:
             recogniser=self._models.recogniser.name,
             files_prefix=request.prefix,
             preview_key=f"{request.prefix}/{SubjectFiles(out).digital_id.name}",
+            card_key=f"{request.prefix}/{SubjectFiles(out).card.name}",
             report_key=f"{request.prefix}/report.json",
             seconds=report.seconds,
             peak_mib=report.peak_mib,

@@ -123,6 +123,7 @@ def _train(job: TrainSubject, request: Run, tell: Report) -> TrainResult:
             tell(Progress(Stage.VALIDATE, step, steps, preview))
     (out / "lora.safetensors").write_bytes(b"weights")
     _picture(out / "reference.jpg")
+    _picture(out / "card.jpg")
     (out / "subject.json").write_text(json.dumps({"resumed_at": begin}))
     return TrainResult(
         photos=tuple(PhotoVerdict(photo_id=photo.photo_id, verdict="ok") for photo in job.photos),
@@ -134,6 +135,7 @@ def _train(job: TrainSubject, request: Run, tell: Report) -> TrainResult:
         recogniser="stand-in",
         files_prefix=request.prefix,
         preview_key=f"{request.prefix}/reference.jpg",
+        card_key=f"{request.prefix}/card.jpg",
         seconds={"train": (steps - begin) * STEP_S},
     )
 

@@ -85,6 +85,7 @@ class TrainResult(Message):
     recogniser: str
     files_prefix: BlobKey | None = None  # where the subject's files lie: the `subject_prefix` of its portraits
     preview_key: BlobKey | None = None  # a picture for the chat
+    card_key: BlobKey | None = None  # how the training went, drawn for the person (engine/training_card.py)
     report_key: BlobKey | None = None  # the engine's full report, JSON
     seconds: dict[str, float]
     peak_mib: float | None = None

@@ -252,6 +252,7 @@ def test_the_whole_figure_runs_stops_and_resumes_to_the_same_subject(
     one, two = SubjectFiles(tmp_path / "one"), SubjectFiles(tmp_path / "two")
     assert one.lora.read_bytes() == two.lora.read_bytes()
     assert one.digital_id.read_bytes() == two.digital_id.read_bytes()
+    assert one.card.read_bytes() == two.card.read_bytes()
 
     info = json.loads(one.info.read_text())
     assert unbroken.usable == 5
