@@ -1,4 +1,4 @@
-"""`python -m bot`: the bot. `… check`: is all there that it needs. `… demo`, `… chat`: the sandbox, without tokens."""
+"""`python -m bot`: the bot. `… check`: is all there? `… keys`: master keys. `… demo`, `… chat`: without tokens."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pydantic import SecretStr, ValidationError
 
 from bot.app import StartFailure, frontends_of, run
 from bot.embedded import ServiceFailure, embedded_services
+from bot.keys import NoMasterKey, master_keys
 from bot.settings import Settings
 
 _CANNOT_START = 69  # EX_UNAVAILABLE
@@ -29,6 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from bot.sandbox.serve import main as chat
 
             return chat(rest)
+        case ["keys", *rest]:
+            from bot.keys import main as keys
+
+            return keys(rest)
         case ["check", *rest]:
             from bot.check import main as check
 
@@ -38,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(words: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bot", description="The portrait bot. Also: check, demo, chat.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bot", description="The portrait bot. Also: check, keys, demo, chat."
+    )
     parser.add_argument("--embedded", action="store_true", help="start a bundled Valkey and a worker beside the bot")
     chosen = parser.parse_args(words)
     try:
@@ -51,7 +58,7 @@ def _serve(words: list[str]) -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every request's URL, and the token is part of it
     try:
         asyncio.run(_until_told_to_stop(settings, is_embedded=chosen.embedded))
-    except (StartFailure, ServiceFailure) as failure:
+    except (StartFailure, ServiceFailure, NoMasterKey) as failure:
         print(failure, file=sys.stderr)
         return _CANNOT_START
     return 0
@@ -65,7 +72,10 @@ async def _until_told_to_stop(settings: Settings, *, is_embedded: bool) -> None:
         await run(settings, stop)
         return
     frontends_of(settings)  # says what is missing before anything is started
-    async with embedded_services(settings.data_dir, blobs_url=settings.blobs_url) as services:
+    worker = {"PORTRAIT_MASTER_KEY": master_keys(settings).text()}
+    async with embedded_services(
+        settings.data_dir, blobs_url=settings.blobs_url, worker_environment=worker
+    ) as services:
         await run(settings.model_copy(update={"redis_url": SecretStr(services.redis_url)}), stop)
 
 

@@ -22,6 +22,7 @@ from bot.dialogue import PictureNotTaken, SentPicture
 from bot.erasure import erase
 from bot.intake import Intake
 from bot.job_events import EventReader
+from bot.keys import NoMasterKey, UserKeys, master_keys
 from bot.outbox import relay_forever
 from bot.packing import pack_telling
 from bot.parts import Parts, new_reference, utc_now
@@ -33,11 +34,17 @@ from bot.settings import Settings
 from bot.templates import load_templates
 from bot.use_cases import Handled, clean_up, converse, hear
 from gpu_worker.contract.blobs import open_blobs
+from gpu_worker.contract.sealed_blobs import SealedBlobs
 
 logger = logging.getLogger(__name__)
 
 _PAINT_EVERY_S = 0.5
 _LONGEST_ALBUM_S = 5.0
+
+_FOREIGN_KEYS = (
+    "The pictures and models of {count} users are sealed under a master key that is not among those given: set "
+    "PORTRAIT_MASTER_KEY (or the key file) to the key that was in use, or to the new one followed by that one."
+)
 
 Frontend = Callable[["Bot", asyncio.Event], Awaitable[None]]
 
@@ -192,6 +199,10 @@ class Bot:
 async def open_bot(settings: Settings) -> AsyncIterator[Bot]:
     """Opens everything that the bot needs, and closes it. Raises StartFailure with a sentence."""
     url = settings.database
+    try:
+        master = master_keys(settings)
+    except NoMasterKey as error:
+        raise StartFailure(str(error)) from error
     if settings.migrate_at_start:
         try:
             await asyncio.to_thread(upgrade, url)
@@ -201,14 +212,18 @@ async def open_bot(settings: Settings) -> AsyncIterator[Bot]:
         queue = await open_queue(settings.redis_url.get_secret_value())
     except (RedisError, OSError, ValueError) as error:
         raise StartFailure(f"No Redis answers at PORTRAIT_REDIS_URL: {_first_line(error)}. Is it running?") from error
-    db, blobs, templates = open_database(url), open_blobs(settings.blobs_url), load_templates()
+    db, templates = open_database(url), load_templates()
+    keys = UserKeys(db, master)
+    blobs = SealedBlobs(open_blobs(settings.blobs_url), keys.of)
     intake = Intake(
         processes=settings.intake_processes, max_bytes=settings.max_file_bytes, max_pixels=settings.max_pixels
     )
     try:
+        if count := await keys.unopenable():
+            raise StartFailure(_FOREIGN_KEYS.format(count=count))
         await templates.publish(blobs)
         async with intake:
-            parts = Parts(settings, db, blobs, queue, intake, templates)
+            parts = Parts(settings, db, blobs, keys, queue, intake, templates)
             try:
                 yield Bot(parts)
             finally:

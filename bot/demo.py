@@ -24,6 +24,7 @@ from bot.app import StartFailure
 from bot.db.database import Database
 from bot.domain import JobStatus, PhotoVerdict, StoredJob
 from bot.embedded import ServiceFailure
+from bot.keys import NoMasterKey
 from bot.replies import PhotoNotTaken
 from bot.sandbox.local import LocalStudio, local_studio
 from bot.sandbox.person import Person, find_button, words
@@ -103,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return asyncio.run(_demo(options.photos, template, out))
     except TemplateUnusable as error:
         return _sorry(str(error), EXIT_TEMPLATE)
-    except (VisitFailed, StartFailure, ServiceFailure) as error:
+    except (VisitFailed, StartFailure, ServiceFailure, NoMasterKey) as error:
         return _sorry(str(error), EXIT_FAILED)
     except KeyboardInterrupt:
         return _sorry("stopped", EXIT_FAILED)

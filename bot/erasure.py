@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 async def erase(parts: Parts, gone: ForgottenUser) -> DeletionReceipt:
     """Deletes blobs, traces in Redis and messages; says what was deleted. What fails now, the sweeps find later."""
     parts.forgotten[gone.user_id] = parts.clock()
+    parts.keys.forget(gone.user_id)
     for job_id, attempts in gone.jobs:
         try:
             await parts.queue.forget(job_id, attempts)

@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from bot.db.jobs import Parcel
 from bot.parts import Parts
+from gpu_worker.contract.blobs import BlobNotFound
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,9 @@ async def relay(parts: Parts) -> int:
     for parcel in parcels:
         try:
             if not parcel.job.status.is_final and parcel.attempt == parcel.job.attempt:
-                await parts.queue.put(parcel.job, parcel.attempt)
+                await parts.queue.put(parcel.job, parcel.attempt, await parts.keys.wrapped(parcel.job.user_id))
+        except BlobNotFound:
+            continue  # the person was forgotten, and the parcel with them
         except (RedisError, OSError) as error:
             await _postpone(parts, parcel, error)
         else:

@@ -15,6 +15,7 @@ from bot.chat import Chat
 from bot.db.database import Database
 from bot.domain import Workers
 from bot.intake import Intake
+from bot.keys import UserKeys
 from bot.queue import JobQueue
 from bot.settings import Settings
 from bot.templates import BuiltInTemplates
@@ -92,6 +93,7 @@ class Parts:
     settings: Settings
     db: Database
     blobs: BlobStore
+    keys: UserKeys
     queue: JobQueue
     intake: Intake
     templates: BuiltInTemplates

@@ -47,11 +47,11 @@ class JobQueue:
     def __init__(self, redis: ArqRedis) -> None:
         self.redis = redis
 
-    async def put(self, job: StoredJob, attempt: int) -> None:
-        """Queues an attempt; a second time for the same attempt changes nothing."""
+    async def put(self, job: StoredJob, attempt: int, user_key: str) -> None:
+        """Queues an attempt; a second time for the same attempt changes nothing. `user_key` is wrapped."""
         await self.redis.enqueue_job(
             TASK_OF_KIND[job.kind],
-            job.payload | {"attempt": attempt},
+            job.payload | {"attempt": attempt, "user_key": user_key},
             _job_id=arq_job_id(job.job_id, attempt),
             _queue_name=QUEUE_OF_KIND[job.kind],
             _defer_until=_FIRST_PLACE + timedelta(seconds=max(job.score - _FIRST_SCORE, 0)),

@@ -40,6 +40,12 @@ class Settings(BaseSettings):
     blobs_url: str = Field(
         "./data/blobs", description="Where photos, LoRAs and portraits lie: a folder, or s3://bucket/prefix."
     )
+    master_key: SecretStr | None = Field(
+        None, description="Key that wraps every user's key, from `python -m bot keys new`; after a change: new and old."
+    )
+    master_key_file: Path | None = Field(
+        None, description="File with that key instead. The bot makes `master.key` in its data folder without both."
+    )
     portraits_per_job: int = Field(1, ge=1, le=8, description="Candidates made for one request of a portrait.")
     trainings_per_day: int = Field(
         5, ge=0, description="Trainings a person may start in 24 hours; failed ones are free."

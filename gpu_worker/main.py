@@ -42,6 +42,11 @@ _HEARTBEAT_LIVES_S = 15
 
 async def run_worker(settings: WorkerSettings) -> int:
     """Works until SIGTERM or SIGINT; then gives back what it is doing and returns 0. 1: the engine cannot start."""
+    try:
+        master = settings.master_keys()
+    except (ValueError, OSError) as error:
+        logger.error("no master key, see PORTRAIT_MASTER_KEY and PORTRAIT_MASTER_KEY_FILE: %s", error)
+        return 1
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
@@ -53,6 +58,7 @@ async def run_worker(settings: WorkerSettings) -> int:
         redis=redis,
         claims=Claims(redis, worker_id, settings.lease_s),
         blobs=open_blobs(settings.blobs_url),
+        master=master,
         workspace=workspace,
         stopping=stopping,
     )
@@ -156,6 +162,7 @@ async def _beat(worker_id: str, parts: WorkerParts, lanes: Sequence[_Lane]) -> N
         fields = {
             "profile": parts.settings.profile,
             "device": parts.settings.device,
+            "master_key": parts.master.names[0],
             "version": version("portrait-bot"),
             "started_at": started_at,
             "pid": os.getpid(),

@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gpu_worker.contract.jobs import JobKind
+from gpu_worker.contract.sealing import MasterKeys
 
 
 class WorkerSettings(BaseSettings):
@@ -24,6 +25,13 @@ class WorkerSettings(BaseSettings):
     )
     blobs_url: str = Field(
         "./data/blobs", description="Where photos, LoRAs and portraits lie: a folder, or s3://bucket/prefix."
+    )
+    master_key: SecretStr | None = Field(
+        None, description="Key that wraps every user's key, from `python -m bot keys new`; after a change: new and old."
+    )
+    master_key_file: Path = Field(
+        Path("./data/master.key"),
+        description="File with that key instead. The bot makes `master.key` in its data folder without both.",
     )
     profile: str = Field("mini", description="The models that the engine uses: mini (CPU) or sd15 (GPU).")
     models_dir: Path = Field(
@@ -64,6 +72,12 @@ class WorkerSettings(BaseSettings):
     )
     log_format: Literal["plain", "json"] = Field("plain", description="Log lines for people or for machines.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
+
+    def master_keys(self) -> MasterKeys:
+        """Raises ValueError and OSError."""
+        if self.master_key:
+            return MasterKeys.read(self.master_key.get_secret_value())
+        return MasterKeys.read(self.master_key_file.read_text("ascii"))
 
     def timeout_s(self, kind: JobKind) -> float:
         """Longest run of a job of that kind."""

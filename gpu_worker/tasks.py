@@ -26,6 +26,8 @@ from gpu_worker.claims import Claim, Claims, Lease, LeaseLost, NotTaken
 from gpu_worker.contract.blobs import BlobNotFound, BlobStore, run_prefix
 from gpu_worker.contract.codec import AnyJob, read_job
 from gpu_worker.contract.jobs import MakePortraits, TrainSubject, cancel_key
+from gpu_worker.contract.sealed_blobs import SealedBlobs
+from gpu_worker.contract.sealing import CannotOpen, MasterKeys
 from gpu_worker.engine_messages import Done, Ended, Failure, Run, StoppedEarly
 from gpu_worker.engine_process import EngineCannotStart, EngineDied, EngineProcess
 from gpu_worker.logs import job_in_logs
@@ -75,7 +77,8 @@ class WorkerParts:
     settings: WorkerSettings
     redis: Redis
     claims: Claims
-    blobs: BlobStore
+    blobs: BlobStore  # as stored: what belongs to users is sealed
+    master: MasterKeys
     workspace: Workspace
     stopping: asyncio.Event
 
@@ -118,7 +121,8 @@ class JobRunner:
             logger.error("not a job of this version: %s", error)
             job = None
         may_go_on = partial(self._may_go_on, lease)
-        reporter = Reporter(lease, job.kind if job else "inspect", parts.blobs, parts.settings.report_every_s)
+        blobs = self._blobs_of(job) if job else parts.blobs
+        reporter = Reporter(lease, job.kind if job else "inspect", blobs, parts.settings.report_every_s)
         try:
             outcome = await self._outcome(job, lease, reporter) if job else failures.CONTRACT_VERSION
             await reporter.finish(outcome, may_go_on)
@@ -131,6 +135,16 @@ class JobRunner:
             await self._tidy_up(job, lease.claim, outcome)
         await lease.release()
         return Delivery.FINISHED
+
+    def _blobs_of(self, job: AnyJob) -> BlobStore:
+        """Blobs as the job's user sees them."""
+
+        async def key(_: str) -> bytes:
+            if job.user_key is None:
+                raise CannotOpen("the job brings no key")
+            return self._parts.master.unwrap(job.user_key)
+
+        return SealedBlobs(self._parts.blobs, key)
 
     def _may_go_on(self, lease: Lease) -> None:
         """Raises LeaseLost or GivenBack when this worker has no more business with the job."""
@@ -160,7 +174,7 @@ class JobRunner:
             return failures.of_worker_error(error)
 
     async def _in_folder(self, job: AnyJob, lease: Lease, reporter: Reporter, folder: Path) -> Done | Failure:
-        blobs, prefix, may_go_on = self._parts.blobs, _run_prefix(job, lease.claim), partial(self._may_go_on, lease)
+        blobs, prefix, may_go_on = self._blobs_of(job), _run_prefix(job, lease.claim), partial(self._may_go_on, lease)
         may_go_on()
         await persistently(partial(fetch_inputs, job, folder, blobs), _FETCH_FOR_S, may_go_on)
         request = Run(number=0, job=job, folder=folder, prefix=prefix)
@@ -184,7 +198,7 @@ class JobRunner:
         if not isinstance(job, TrainSubject):
             yield
             return
-        mirror = CheckpointMirror(job, lease, folder / "checkpoints", self._parts.blobs)
+        mirror = CheckpointMirror(job, lease, folder / "checkpoints", self._blobs_of(job))
         try:
             async with beside(mirror.keep(_CHECKPOINT_LOOK_S)):
                 yield

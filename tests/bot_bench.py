@@ -21,6 +21,7 @@ from bot.parts import Parts
 from bot.replies import AskConsent, Choice, CollectingPhotos, PortraitsReady, Reply, SubjectReady
 from bot.settings import Settings
 from bot.templates import BuiltInTemplates
+from gpu_worker.contract.blobs import open_blobs
 from tests.fakes import FakeChat, FakeWorker, jpeg
 
 ANNA = Address("telegram", "1001", "1001")
@@ -120,4 +121,4 @@ async def bot_bench(database_url: str, redis_url: str, folder: Path, **settings:
         assert isinstance(bot.parts.templates, BuiltInTemplates)
         chat = FakeChat()
         bot.register("telegram", chat)
-        yield BotBench(bot, chat, FakeWorker(bot.parts.queue, bot.parts.blobs))
+        yield BotBench(bot, chat, FakeWorker(bot.parts.queue, open_blobs(made.blobs_url)))

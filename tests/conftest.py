@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from gpu_worker.contract.sealing import MasterKeys
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # No test may reach a model hub.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
+# Bots and workers that tests start are given one key, as an operator would.
+os.environ.setdefault("PORTRAIT_MASTER_KEY", MasterKeys((bytes(range(32)),)).text())
 # Set before torch loads: its threads spin while they wait, which starves whatever else runs on two cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

@@ -27,6 +27,7 @@ from gpu_worker.contract.jobs import (
     TrainSubject,
     cancel_key,
 )
+from tests.sealed import blobs_of_one_key, the_master_keys
 
 
 def jpeg(seed: int = 0, size: tuple[int, int] = (640, 480)) -> bytes:
@@ -87,7 +88,7 @@ class FakeWorker:
     """Takes what is queued, in arq's order, and reports as a worker does. `verdicts` overrides verdicts by number."""
 
     queue: JobQueue
-    blobs: BlobStore
+    stored: BlobStore
     runs: dict[tuple[str, int], int] = field(default_factory=dict)
     done: list[AnyJob] = field(default_factory=list)
     refuse: dict[int, str] = field(default_factory=dict)  # place in the job -> reason
@@ -133,6 +134,8 @@ class FakeWorker:
         await self.queue.redis.xadd(e.EVENT_STREAM, {e.EVENT_FIELD: event.model_dump_json()})
 
     async def result(self, job: AnyJob, run: int) -> e.Result:
+        assert job.user_key, "every queued job brings its user's key"
+        blobs = blobs_of_one_key(self.stored, the_master_keys().unwrap(job.user_key))
         match job:
             case InspectPhotos():
                 photos = self._verdicts([photo.photo_id for photo in job.photos])
@@ -145,8 +148,8 @@ class FakeWorker:
                 return e.CheckTemplateResult(faces=faces, reason=self.template_reason)
             case TrainSubject():
                 prefix = run_prefix(job.output_prefix, job.attempt, run)
-                await self.blobs.put(f"{prefix}/lora.safetensors", b"weights")
-                await self.blobs.put(f"{prefix}/preview.jpg", jpeg(1))
+                await blobs.put(f"{prefix}/lora.safetensors", b"weights")
+                await blobs.put(f"{prefix}/preview.jpg", jpeg(1))
                 return e.TrainResult(
                     photos=self._verdicts([photo.photo_id for photo in job.photos]),
                     usable=len(job.photos),
@@ -163,7 +166,7 @@ class FakeWorker:
                 prefix = run_prefix(job.output_prefix, job.attempt, run)
                 keys = [f"{prefix}/{number}.jpg" for number in range(job.count)]
                 for number, key in enumerate(keys):
-                    await self.blobs.put(key, jpeg(number))
+                    await blobs.put(key, jpeg(number))
                 files = tuple(e.PortraitFile(key=key, width=640, height=480, likeness=0.5) for key in keys)
                 return e.PortraitResult(portraits=files, seconds={"fuse": 1.0})
 

@@ -26,7 +26,9 @@ from gpu_worker.contract.jobs import (
     arq_job_id,
     cancel_key,
 )
+from gpu_worker.contract.sealing import new_key
 from gpu_worker.queues import connect
+from tests.sealed import blobs_of_one_key, the_master_keys
 from tests.valkey import ValkeyServer
 
 AnyEvent = Started | Progress | Succeeded | Failed
@@ -45,7 +47,10 @@ def is_alive(pid: int) -> bool:
 
 class Bench:
     def __init__(self, server: ValkeyServer, blobs: BlobStore) -> None:
-        self.server, self.blobs = server, blobs
+        """`blobs` as they are stored."""
+        user_key, self.stored = new_key(), blobs
+        self.server, self.blobs = server, blobs_of_one_key(blobs, user_key)
+        self.user_key = the_master_keys().wrap(user_key)
         self.redis = connect(server.url)
 
     async def __aenter__(self) -> Self:
@@ -95,7 +100,7 @@ class Bench:
 
     async def enqueue(self, job: codec.AnyJob, attempt: int = 1) -> bool:
         """Whether arq took it: an id that it knows is refused."""
-        job = job.model_copy(update={"attempt": attempt})
+        job = job.model_copy(update={"attempt": attempt, "user_key": job.user_key or self.user_key})
         queued = await self.redis.enqueue_job(
             TASK_OF_KIND[job.kind],
             codec.job_payload(job),

@@ -62,6 +62,18 @@ class People:
     async def all_ids(self) -> set[str]:
         return set(await self._session.scalars(select(t.User.id)))
 
+    async def key(self, user_id: str) -> str | None:
+        """The user's wrapped key."""
+        return await self._session.scalar(select(t.UserKey.wrapped).where(t.UserKey.user_id == user_id))
+
+    async def keys(self) -> dict[str, str]:
+        """Everybody's wrapped key, by user."""
+        rows = await self._session.execute(select(t.UserKey.user_id, t.UserKey.wrapped))
+        return dict(rows.tuples().all())
+
+    async def keep_key(self, user_id: str, wrapped: str) -> None:
+        await self._session.merge(t.UserKey(user_id=user_id, wrapped=wrapped))
+
     async def keep_dialogue(self, address: Address, dialogue: dict[str, Any]) -> None:
         """Nothing happens when the person was forgotten meanwhile."""
         await self._session.execute(

@@ -71,6 +71,15 @@ class User(Base):
     current_subject_id: Mapped[str | None] = mapped_column(String(40))
 
 
+class UserKey(Base):
+    """The key under which all blobs of a user are sealed, wrapped by a master key: without this row they are noise."""
+
+    __tablename__ = "user_keys"
+
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
+    wrapped: Mapped[str] = mapped_column(String(200))
+
+
 class Identity(Base):
     """Who a user is on a platform. `is_dead`: the person blocked the bot; nothing is sent until they speak again."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from bot.app import frontends_of, open_bot
 from bot.db.database import Database
 from bot.embedded import embedded_services
+from bot.keys import master_keys
 from bot.sandbox.server import Sandbox
 from bot.settings import Settings
 from gpu_worker.contract.blobs import BlobStore
@@ -36,15 +37,18 @@ async def local_studio(
 ) -> AsyncIterator[LocalStudio]:
     """Runs while it is entered; everything lies in `folder`, so that the next one goes on where this one was.
 
-    Raises app.StartFailure, embedded.ServiceFailure, and OSError when the port is taken.
+    Raises app.StartFailure, embedded.ServiceFailure, keys.NoMasterKey, and OSError when the port is taken.
     """
     blobs_url = str(folder / "blobs")
     worker = {"PORTRAIT_PROFILE": os.environ.get("PORTRAIT_PROFILE", "mini"), **(worker_environment or {})}
-    async with (
-        Sandbox(port=port, folder=folder / "sandbox") as sandbox,
-        embedded_services(folder, blobs_url=blobs_url, worker_environment=worker) as services,
-    ):
-        settings = sandbox_settings(sandbox, folder, services.redis_url, blobs_url)
+    async with AsyncExitStack() as stack:
+        sandbox = await stack.enter_async_context(Sandbox(port=port, folder=folder / "sandbox"))
+        settings = sandbox_settings(sandbox, folder, "", blobs_url)
+        worker["PORTRAIT_MASTER_KEY"] = master_keys(settings).text()
+        services = await stack.enter_async_context(
+            embedded_services(folder, blobs_url=blobs_url, worker_environment=worker)
+        )
+        settings = settings.model_copy(update={"redis_url": SecretStr(services.redis_url)})
         async with open_bot(settings) as bot:
             stop = asyncio.Event()
             running = asyncio.create_task(bot.run(frontends_of(settings), stop))

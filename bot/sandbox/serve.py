@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bot.app import StartFailure
 from bot.embedded import ServiceFailure
+from bot.keys import NoMasterKey
 from bot.sandbox.local import local_studio
 
 PORT = 8765
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level="WARNING", format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         asyncio.run(_serve(options.data, options.port))
-    except (StartFailure, ServiceFailure) as failure:
+    except (StartFailure, ServiceFailure, NoMasterKey) as failure:
         sys.stderr.write(f"{failure}\n")
         return CANNOT_START
     except OSError as error:

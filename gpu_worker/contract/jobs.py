@@ -35,6 +35,9 @@ class JobBase(Message):
     version: Literal[1] = CONTRACT_VERSION
     job_id: Id
     attempt: Annotated[int, Field(ge=1)] = 1
+    # The key of the user's blobs, wrapped by the master key that the worker has too (contract/sealing.py). It is put in
+    # when the job is queued, so that the database holds it in one place only.
+    user_key: Annotated[str, Field(pattern=r"^[0-9a-f]{8}\.[0-9A-Za-z_=-]{80}$")] | None = None
 
 
 class PhotoRef(Message):

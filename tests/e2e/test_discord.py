@@ -26,10 +26,12 @@ from bot.discord_chat import chat as discord_chat
 from bot.domain import MAX_PHOTOS
 from bot.settings import Settings
 from bot.templates import load_templates
+from gpu_worker.contract.blobs import BlobStore
 from tests.conftest import ROOT
 from tests.discord_limits import BUTTON, MAX_FILE, walk
 from tests.e2e.conftest import selfie
 from tests.fake_discord import FakeDiscord, Interaction, Message, Refused
+from tests.sealed import blobs_of
 from tests.valkey import ValkeyServer
 
 PEOPLE = (str(970000000000000000 + n) for n in itertools.count(1))
@@ -61,6 +63,11 @@ class Place:
         wanted = {"redis_url": self.redis_url, "blobs_url": str(self.folder / "blobs"), **settings}
         return {**os.environ, **{f"PORTRAIT_{name.upper()}": value for name, value in wanted.items()}}
 
+    def newest(self, names: str) -> list[str]:
+        """Keys of stored blobs, the newest last."""
+        paths = sorted((self.folder / "blobs").rglob(names), key=os.path.getmtime)
+        return [path.relative_to(self.folder / "blobs").as_posix() for path in paths]
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
@@ -87,6 +94,10 @@ class Town:
     me: str = field(default_factory=lambda: next(PEOPLE))
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _running: asyncio.Task[None] | None = None
+
+    @property
+    def blobs(self) -> BlobStore:
+        return blobs_of(self.place.settings(self.discord))
 
     async def start(self, **settings: Any) -> None:
         self._stop = asyncio.Event()
@@ -118,8 +129,8 @@ class Town:
         await self.discord.command(self.me, "train", self.photos(6), agree=True)
         await self.discord.has_button("start", LIMIT_S)
         if long:
-            for path in sorted((self.place.folder / "blobs").rglob("photos/*.jpg"), key=os.path.getmtime)[-6:]:
-                path.write_bytes(b"DO take 50")
+            for key in self.place.newest("photos/*.jpg")[-6:]:
+                await self.blobs.put(key, b"DO take 50")
 
     async def train(self) -> Message:
         """From photos as options to "your model is ready"."""
@@ -168,10 +179,11 @@ async def test_from_selfies_to_a_portrait(place: Place) -> None:
         await here.discord.press(here.me, portrait, portrait.buttons["original"])
         original = await here.discord.until(lambda m: "original file" in m.text)
         _, data = here.discord.files[original.attachments[0]["id"]]
-        assert data in [path.read_bytes() for path in (place.folder / "blobs").rglob("portrait-*.jpg")]
+        portraits = place.newest("portrait-*.jpg")
+        assert data in [await here.blobs.get(key) for key in portraits]
         assert all(m.is_ephemeral for m in here.discord.messages.values())  # others of the server see nothing
-        for path in (place.folder / "blobs").rglob("portrait-*.jpg"):
-            path.write_bytes(data + bytes(MAX_FILE))
+        for key in portraits:
+            await here.blobs.put(key, data + bytes(MAX_FILE))
         await here.discord.command(here.me, "results")
         results = await here.discord.until(lambda m: "Portrait 1 of 1" in m.text)
         assert words(results).endswith(texts.dialog("too_big_to_show", "en"))

@@ -74,10 +74,10 @@ async def test_one_job_that_cannot_be_queued_holds_up_no_other(
     bad, good = await order_check(bench), await order_check(bench)
     put = bench.parts.queue.put
 
-    async def choosy(job: StoredJob, attempt: int) -> None:
+    async def choosy(job: StoredJob, attempt: int, user_key: str) -> None:
         if job.job_id == bad:
             raise RedisConnectionError("away")
-        await put(job, attempt)
+        await put(job, attempt, user_key)
 
     with monkeypatch.context() as patch:
         patch.setattr(bench.parts.queue, "put", choosy)

@@ -18,13 +18,23 @@ ENVELOPE: dict[str, Any] = {
 PHOTO = {"photo_id": "photo1", "key": "users/u1/photos/photo1.jpg"}
 VERDICT = {"photo_id": "photo1", "verdict": "refused", "reason": "no_face", "measures": {"width_px": 40.0}}
 
+KEY = "0123abcd." + "k" * 80
+
 JOBS: list[dict[str, Any]] = [
-    {"version": 1, "job_id": "job001", "attempt": 1, "kind": "inspect", "photos": [PHOTO]},
-    {"version": 1, "job_id": "job001", "attempt": 2, "kind": "check_template", "template_key": "users/u1/t.jpg"},
+    {"version": 1, "job_id": "job001", "attempt": 1, "user_key": KEY, "kind": "inspect", "photos": [PHOTO]},
+    {
+        "version": 1,
+        "job_id": "job001",
+        "attempt": 2,
+        "user_key": KEY,
+        "kind": "check_template",
+        "template_key": "users/u1/t.jpg",
+    },
     {
         "version": 1,
         "job_id": "job001",
         "attempt": 1,
+        "user_key": KEY,
         "kind": "train",
         "subject_id": "subj01",
         "photos": [PHOTO],
@@ -36,6 +46,7 @@ JOBS: list[dict[str, Any]] = [
         "version": 1,
         "job_id": "job001",
         "attempt": 1,
+        "user_key": KEY,
         "kind": "portrait",
         "subject_id": "subj01",
         "subject_prefix": "users/u1/subjects/subj01/1-1",

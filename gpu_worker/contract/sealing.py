@@ -1,0 +1,145 @@
+"""Encryption of what lies in the blob store: a random key per user, wrapped by the operator's master key.
+
+A sealed blob is `MAGIC`, 16 bytes of salt, and the chunks. Each blob has a key of its own (HKDF of the user's key and
+the salt), so chunk numbers serve as nonces. The nonce also says which chunk is the last, and every chunk is bound to
+the blob's name: what was cut, reordered, extended or moved to another name does not open. This is the STREAM
+construction (Hoang, Reyhanitabar, Rogaway, Vizár 2015) with AES-256-GCM, as in age and Tink.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import secrets
+from dataclasses import dataclass
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+MAGIC = b"portrait-sealed-1\n"
+KEY_BYTES = 32
+CHUNK_BYTES = 1 << 20
+_SALT_BYTES = 16
+_NONCE_BYTES = 12
+_TAG_BYTES = 16
+_ALPHABETS = str.maketrans("+/", "-_")  # `openssl rand -base64 32` writes the other one
+
+
+class CannotOpen(OSError):
+    """A blob is damaged or was sealed under another key, or no master key opens a user's key."""
+
+
+def new_key() -> bytes:
+    return secrets.token_bytes(KEY_BYTES)
+
+
+def seal(data: bytes, key: bytes, name: str) -> bytes:
+    """`data` under `key`, bound to `name`. Grows by 50 bytes and 16 per mebibyte."""
+    salt = secrets.token_bytes(_SALT_BYTES)
+    cipher, about = _cipher(key, salt), name.encode()
+    parts = [MAGIC, salt]
+    count = max(1, -(-len(data) // CHUNK_BYTES))
+    view = memoryview(data)
+    for number in range(count):
+        chunk = view[number * CHUNK_BYTES : (number + 1) * CHUNK_BYTES]
+        parts.append(cipher.encrypt(_nonce(number, is_last=number == count - 1), chunk, about))
+    return b"".join(parts)
+
+
+def unseal(sealed: bytes, key: bytes, name: str) -> bytes:
+    """What was sealed. Raises CannotOpen."""
+    start, step = len(MAGIC) + _SALT_BYTES, CHUNK_BYTES + _TAG_BYTES
+    if not sealed.startswith(MAGIC) or len(sealed) < start + _TAG_BYTES:
+        raise CannotOpen(f"the blob {name} is not sealed")
+    cipher, about, view = _cipher(key, sealed[len(MAGIC) : start]), name.encode(), memoryview(sealed)[start:]
+    count = -(-len(view) // step)
+    try:
+        chunks = [
+            cipher.decrypt(
+                _nonce(number, is_last=number == count - 1), view[number * step : (number + 1) * step], about
+            )
+            for number in range(count)
+        ]
+    except InvalidTag:
+        raise CannotOpen(f"the blob {name} is damaged or was sealed under another key") from None
+    return b"".join(chunks)
+
+
+def _cipher(key: bytes, salt: bytes) -> AESGCM:
+    return AESGCM(HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=salt, info=MAGIC).derive(key))
+
+
+def _nonce(number: int, *, is_last: bool) -> bytes:
+    return number.to_bytes(_NONCE_BYTES - 1, "big") + bytes([is_last])
+
+
+@dataclass(frozen=True)
+class MasterKeys:
+    """The operator's keys: the first one wraps, all unwrap (older ones until everything is wrapped anew)."""
+
+    keys: tuple[bytes, ...]
+
+    @classmethod
+    def read(cls, text: str) -> MasterKeys:
+        """Keys as 43 or 44 characters of base64 each, separated by spaces, commas or lines. Raises ValueError."""
+        return cls(tuple(_read_key(word) for word in re.split(r"[\s,]+", text.strip()) if word))
+
+    def __post_init__(self) -> None:
+        if not self.keys:
+            raise ValueError("there is no master key in it")
+
+    def text(self) -> str:
+        """As `read` takes it."""
+        return " ".join(written_key(key) for key in self.keys)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """A short name per key, which tells nothing about it."""
+        return tuple(_name(key) for key in self.keys)
+
+    def wrap(self, key: bytes) -> str:
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        body = nonce + AESGCM(self.keys[0]).encrypt(nonce, key, MAGIC)
+        return f"{self.names[0]}.{base64.urlsafe_b64encode(body).decode()}"
+
+    def unwrap(self, wrapped: str) -> bytes:
+        """The key in it. Raises CannotOpen when it was wrapped by none of these keys."""
+        name, _, body = wrapped.partition(".")
+        raw = base64.urlsafe_b64decode(body)
+        for key in self.keys:
+            if _name(key) == name:
+                try:
+                    return AESGCM(key).decrypt(raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], MAGIC)
+                except InvalidTag:
+                    break
+        raise CannotOpen(f"no master key here opens what the master key {name} wrapped: see PORTRAIT_MASTER_KEY")
+
+    def opens(self, wrapped: str) -> bool:
+        """Whether the key that wrapped it is among these."""
+        return wrapped.partition(".")[0] in self.names
+
+    def is_newest(self, wrapped: str) -> bool:
+        """Whether it was wrapped by the first key."""
+        return wrapped.partition(".")[0] == self.names[0]
+
+
+def written_key(key: bytes) -> str:
+    """A master key as people keep it: 43 characters."""
+    return base64.urlsafe_b64encode(key).decode().rstrip("=")
+
+
+def _read_key(word: str) -> bytes:
+    try:
+        key = base64.b64decode(word.rstrip("=").translate(_ALPHABETS) + "=", altchars=b"-_", validate=True)
+    except ValueError:  # also what is not ASCII
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise ValueError("a master key is 43 characters, as `python -m bot keys new` prints it")
+    return key
+
+
+def _name(key: bytes) -> str:
+    return hashlib.sha256(b"name" + key).hexdigest()[:8]
