@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Literal
+from typing import Any
 
 from bot import acts as a
 from bot import replies as r
 from bot.core import Incoming
-from bot.db.library import Thing
 from bot.db.people import ForgottenUser
 from bot.db.store import Store
 from bot.dialogue import AwaitingTemplatePicture, ConfirmingForget, Dialogue, Pressed, Step
 from bot.domain import DeletionReceipt, JobStatus, MessageRef, Person, StoredJob
 from bot.lookups import Lookups
 from bot.ordering import Ordering
+from bot.outcomes import outcome
 from bot.parts import Parts
 from bot.replies import Reply
+from bot.templates import numbered_key
 from gpu_worker.contract.blobs import own_template_key, photo_key, subject_prefix
+
+MORE = 4  # candidates of "more like this"
 
 
 @dataclass
@@ -64,104 +68,174 @@ class Actor:
         return tellings, self._alert
 
     async def _order(self, order: a.Order) -> list[a.Telling]:
-        match order:
-            case a.StartTraining() | a.CheckOwnTemplate() | a.OrderPortrait() | a.OrderAgain():
-                return await self._order_job(order)
-            case a.CancelJob(job_id):
-                return await self._cancel_one(job_id)
-            case a.CancelAllJobs():
-                return await self._cancel_all()
-            case a.LookUp():
-                return self._answer(await self._lookups.answer(order), in_place=order.in_place)
-            case a.Delete(what, thing_id):
-                return await self._delete(what, thing_id)
-            case a.UseSubject(subject_id):
-                return await self._use_subject(subject_id)
-            case a.Forget():
-                return await self._forget()
-            case _:
-                await self._collect(order)
-                return []
+        acts: dict[type, Callable[[Any], Awaitable[list[a.Telling]]]] = {
+            a.Settle: self._settle,
+            a.RecordConsent: self._record_consent,
+            a.OpenCollection: self._open_collection,
+            a.Retrain: self._retrain,
+            a.KeepPhoto: self._keep_photo,
+            a.KeepPhotos: self._keep_photos,
+            a.DropPicture: self._drop_picture,
+            a.RemovePhotos: self._remove_photos,
+            a.DropCollection: self._drop_collection,
+            a.NameModel: self._name_model,
+            a.StartTraining: self._start_training,
+            a.CheckOwnTemplate: self._check_own_template,
+            a.AskFace: self._ask_face,
+            a.OrderPortrait: self._portrait,
+            a.OrderAgain: self._again,
+            a.OrderMore: self._more,
+            a.Favourite: self._favourite,
+            a.CancelJob: self._cancel_one,
+            a.CancelAllJobs: self._cancel_all,
+            a.LookUp: self._look_up,
+            a.Delete: self._delete,
+            a.UseSubject: self._use_subject,
+            a.Forget: self._forget,
+        }
+        return await acts[type(order)](order)
 
-    async def _collect(
-        self,
-        order: a.RecordConsent | a.OpenCollection | a.KeepPhoto | a.DropPicture | a.RemovePhotos | a.DropCollection,
-    ) -> None:
-        collections, user_id = self._store.collections, self._user_id
-        match order:
-            case a.RecordConsent(version):
-                locale = self._incoming.language
-                await self._store.people.record_consent(user_id, version, self._address, locale, self._now)
-            case a.OpenCollection(session_id):
-                await collections.open(session_id, user_id, self._address, self._now)
-            case a.KeepPhoto(session_id, picture_id):
-                await collections.add_photo(session_id, picture_id, self._now)
-            case a.DropPicture(picture_id):
-                self.aftermath.blobs.append(picture_key(self._before, user_id, picture_id))
-            case a.RemovePhotos(session_id, which):
-                gone = await collections.remove_photos(session_id, which, self._now)
-                self.aftermath.blobs += [photo_key(user_id, photo_id) for photo_id in gone]
-            case a.DropCollection(session_id):
-                for job in await self._store.jobs.inspecting(session_id):
-                    await self._mark_cancelled(job)
-                gone = await collections.drop(session_id)
-                self.aftermath.blobs += [photo_key(user_id, photo_id) for photo_id in gone]
+    async def _settle(self, order: a.Settle) -> list[a.Telling]:
+        return [a.Tell(order.reply, in_place=True)] if self._incoming.pressed else []
 
-    async def _order_job(
-        self, order: a.StartTraining | a.CheckOwnTemplate | a.OrderPortrait | a.OrderAgain
+    async def _look_up(self, order: a.LookUp) -> list[a.Telling]:
+        return self._answer(await self._lookups.answer(order), in_place=order.in_place)
+
+    # --- photos ---
+
+    async def _record_consent(self, order: a.RecordConsent) -> list[a.Telling]:
+        locale = self._incoming.language
+        await self._store.people.record_consent(self._user_id, order.version, self._address, locale, self._now)
+        return []
+
+    async def _open_collection(self, order: a.OpenCollection) -> list[a.Telling]:
+        await self._store.collections.open(order.session_id, self._user_id, self._address, self._now)
+        return []
+
+    async def _retrain(self, order: a.Retrain) -> list[a.Telling]:
+        collections, subject_id = self._store.collections, order.subject_id
+        kept = await self._store.library.kept_session(subject_id)
+        if kept:
+            await collections.open_for_retraining(kept, subject_id, self._address, self._now)
+        else:
+            await collections.open(order.session_id, self._user_id, self._address, self._now, subject_id)
+        return [a.ShowCollection(kept or order.session_id)]
+
+    async def _keep_photo(self, order: a.KeepPhoto) -> list[a.Telling]:
+        await self._store.collections.add_photo(order.session_id, order.picture_id, self._now)
+        return []
+
+    async def _keep_photos(self, order: a.KeepPhotos) -> list[a.Telling]:
+        await self._store.collections.keep_photos(order.session_id, keeps=order.keeps)
+        return []
+
+    async def _drop_picture(self, order: a.DropPicture) -> list[a.Telling]:
+        self.aftermath.blobs.append(picture_key(self._before, self._user_id, order.picture_id))
+        return []
+
+    async def _remove_photos(self, order: a.RemovePhotos) -> list[a.Telling]:
+        gone = await self._store.collections.remove_photos(order.session_id, order.which, self._now)
+        self._drop_photos(gone)
+        return []
+
+    async def _drop_collection(self, order: a.DropCollection) -> list[a.Telling]:
+        for job in await self._store.jobs.inspecting(order.session_id):
+            await self._mark_cancelled(job)
+        self._drop_photos(await self._store.collections.drop(order.session_id))
+        return []
+
+    def _drop_photos(self, photo_ids: list[str]) -> None:
+        self.aftermath.blobs += [photo_key(self._user_id, photo_id) for photo_id in photo_ids]
+
+    async def _name_model(self, order: a.NameModel) -> list[a.Telling]:
+        if order.what == "collection":
+            await self._store.collections.set_name(order.thing_id, order.name)
+        else:
+            await self._store.library.rename_subject(order.thing_id, order.name)
+        return []
+
+    # --- orders ---
+
+    async def _start_training(self, order: a.StartTraining) -> list[a.Telling]:
+        stored = await self._store.collections.get(order.session_id)
+        assert stored, "conversation.advance has just seen it"
+        return [a.ShowJob(await self._ordering.training(stored, self._address))]
+
+    async def _check_own_template(self, order: a.CheckOwnTemplate) -> list[a.Telling]:
+        key = own_template_key(self._user_id, order.picture_id)
+        await self._store.library.add_template(self._user_id, order.picture_id, key, self._now)
+        return [a.ShowJob(await self._ordering.template_check(self._user_id, self._address, order.picture_id, key))]
+
+    async def _ask_face(self, order: a.AskFace) -> list[a.Telling]:
+        return self._answer(await self._lookups.face(order.template_id, order.chosen), in_place=order.in_place)
+
+    async def _portrait(self, order: a.OrderPortrait) -> list[a.Telling]:
+        return await self._order_portrait(order.template, order.sitters)
+
+    async def _order_portrait(
+        self, wanted: str, sitters: tuple[str, ...] = (), count: int | None = None
     ) -> list[a.Telling]:
-        match order:
-            case a.StartTraining(session_id):
-                stored = await self._store.collections.get(session_id)
-                assert stored, "conversation.advance has just seen it"
-                return [a.ShowJob(await self._ordering.training(stored, self._address))]
-            case a.CheckOwnTemplate(picture_id):
-                key = own_template_key(self._user_id, picture_id)
-                await self._store.library.add_template(self._user_id, picture_id, key, self._now)
-                job_id = await self._ordering.template_check(self._user_id, self._address, picture_id, key)
-                return [a.ShowJob(job_id)]
-            case a.OrderPortrait(wanted):
-                return await self._order_portrait(wanted)
-            case a.OrderAgain(job_id, only_failed):
-                return await self._again(job_id, only_failed)
-
-    async def _order_portrait(self, wanted: str, subject_id: str | None = None) -> list[a.Telling]:
-        """Of that subject if the person still has it, else of the current one."""
+        """`sitters`: subjects by face, "" where a face stays; those that are gone are left out."""
         template = await self._lookups.template(wanted)
         if template is None:
-            owner = await self._store.library.owner_of("template", wanted)
-            if owner and owner != self._user_id:
-                return self._answer(r.NotYours())
-            return [a.Tell(await self._lookups.gallery(""))]
-        quota = await self._ordering.portrait_quota(self._user_id)
-        if quota:
+            return self._answer(await self._lookups.refusal("template", wanted) or await self._lookups.gallery(""))
+        if template.faces > 1 and not sitters:
+            return [a.Tell(await self._lookups.gallery_at(template))]
+        if quota := await self._ordering.portrait_quota(self._user_id):
             return [a.Tell(quota)]
-        subjects = await self._store.library.subjects(self._user_id)
-        if subject_id not in [subject.subject_id for subject in subjects]:
+        own = {subject.subject_id for subject in await self._store.library.subjects(self._user_id)}
+        sitters = tuple(sitter if sitter in own else "" for sitter in sitters)
+        if not any(sitters):
             current = await self._store.library.current_subject(self._user_id)
-            subject_id = current.subject_id if current else None
-        if subject_id is None:
-            return [a.Tell(r.NoSubject(is_training=False))]
-        job_id = await self._ordering.portrait(self._user_id, self._address, subject_id, template)
-        return [a.ShowJob(job_id)]
+            if current is None:
+                return [a.Tell(r.NoSubject(is_training=False))]
+            sitters = (current.subject_id,)
+        return [a.ShowJob(await self._ordering.portrait(self._user_id, self._address, template, sitters, count))]
 
-    async def _again(self, job_id: str, only_failed: bool) -> list[a.Telling]:
-        job = await self._own_job(job_id)
+    async def _again(self, order: a.OrderAgain) -> list[a.Telling]:
+        job = await self._own_job(order.job_id)
         if job is None:
             return []
-        if only_failed and job.status is not JobStatus.FAILED:
+        if order.only_failed and job.status is not JobStatus.FAILED:
             return self._answer(r.OutOfDate())
         if job.kind == "portrait" and job.template_id:
-            return await self._order_portrait(job.template_id, job.subject_id)
+            return await self._order_portrait(job.template_id, _sitters_of(job))
         stored = await self._store.collections.get(job.session_id) if job.session_id else None
         if stored is None or stored.state != "collecting":
             return self._answer(r.OutOfDate())
         if job.kind == "inspect" or not stored.collection.can_start:
             await self._ordering.inspection(stored, even_if_failed=True)
             return [a.ShowCollection(stored.collection.session_id, anew=True)]
-        if quota := await self._ordering.training_quota(self._user_id):
+        if quota := await self._ordering.training_quota(self._user_id, is_new=not stored.collection.retrains_id):
             return [a.Tell(quota)]
         return [a.ShowJob(await self._ordering.training(replace(stored, message=None), self._address))]
+
+    async def _more(self, order: a.OrderMore) -> list[a.Telling]:
+        if refusal := await self._lookups.refusal("portrait", order.portrait_id):
+            return self._answer(refusal)
+        portrait = await self._store.library.portrait(order.portrait_id)
+        job = await self._store.jobs.get(portrait.job_id) if portrait else None
+        if job is None or job.template_id is None:
+            return self._answer(r.OutOfDate())
+        return await self._order_portrait(job.template_id, _sitters_of(job), MORE)
+
+    async def _favourite(self, order: a.Favourite) -> list[a.Telling]:
+        """The message that was pressed shows it; a text below an album only says so."""
+        portrait_id, page = order.portrait_id, order.page
+        if refusal := await self._lookups.refusal("portrait", portrait_id):
+            return self._answer(refusal)
+        portrait = await self._store.library.portrait(portrait_id)
+        assert portrait, "just seen"
+        is_favourite = not portrait.view.is_favourite
+        await self._store.library.set_favourite(portrait_id, is_favourite=is_favourite)
+        if page:
+            return [a.Tell(await self._lookups.answer(a.LookUp("results", page)), in_place=True)]
+        self._alert = r.FavouriteSet(is_favourite)
+        job = await self._store.jobs.get(portrait.job_id)
+        ready = await outcome(self._store, self._lookups, job) if job else None
+        if isinstance(ready, r.PortraitsReady) and ready.portraits[0].portrait_id == portrait_id:
+            return [a.Tell(ready, in_place=True)]
+        return []
 
     async def _own_job(self, job_id: str) -> StoredJob | None:
         """The person's job, locked; else None, and the alert says why."""
@@ -173,16 +247,16 @@ class Actor:
             return None
         return job
 
-    async def _cancel_one(self, job_id: str) -> list[a.Telling]:
-        job = await self._own_job(job_id)
+    async def _cancel_one(self, order: a.CancelJob) -> list[a.Telling]:
+        job = await self._own_job(order.job_id)
         if job is None:
             return []
         if job.status.is_final:
             return self._answer(r.OutOfDate())
         await self._mark_cancelled(job)
-        return [a.ShowJob(job_id)]
+        return [a.ShowJob(job.job_id)]
 
-    async def _cancel_all(self) -> list[a.Telling]:
+    async def _cancel_all(self, _: a.CancelAllJobs) -> list[a.Telling]:
         jobs = await self._store.jobs.open_of(self._user_id, ("train", "portrait", "check_template"))
         for job in jobs:
             await self._mark_cancelled(job)
@@ -199,16 +273,24 @@ class Actor:
             self.aftermath.blobs.append(own_template_key(self._user_id, job.template_id))
         self.aftermath.jobs.append(job)
 
-    async def _delete(self, what: Thing, thing_id: str) -> list[a.Telling]:
-        owner = await self._store.library.owner_of(what, thing_id)
-        if owner != self._user_id:
-            return self._answer(r.OutOfDate() if owner is None else r.NotYours())
-        if what == "portrait":
-            await self._delete_portrait(thing_id)
-        else:
-            await self._delete_input(what, thing_id)
-        await self._store.library.delete(what, thing_id)
-        return [a.Tell(r.Deleted(what))]
+    async def _delete(self, order: a.Delete) -> list[a.Telling]:
+        what, thing_id = order.what, order.thing_id
+        if refusal := await self._lookups.refusal(what, thing_id):
+            return self._answer(refusal)
+        match what:
+            case "portrait":
+                await self._delete_portrait(thing_id)
+            case "template":
+                await self._stop_jobs_with(thing_id)
+                key = own_template_key(self._user_id, thing_id)
+                self.aftermath.blobs += [key, numbered_key(key)]
+                await self._store.library.delete("template", thing_id)
+            case "subject":
+                await self._stop_jobs_with(thing_id)
+                photos = await self._store.library.delete_subject(thing_id)
+                self.aftermath.blobs.append(subject_prefix(self._user_id, thing_id))
+                self._drop_photos(photos)
+        return [a.Tell(r.Deleted(what), in_place=what == "subject")]
 
     async def _delete_portrait(self, portrait_id: str) -> None:
         portrait = await self._store.library.portrait(portrait_id)
@@ -216,22 +298,22 @@ class Actor:
         self.aftermath.blobs.append(portrait.view.key)
         if len(await self._store.library.portraits_of_job(portrait.job_id)) == 1:
             self.aftermath.messages += await self._store.library.messages_of_portraits(portrait.job_id)
+        await self._store.library.delete("portrait", portrait_id)
 
-    async def _delete_input(self, what: Literal["template", "subject"], thing_id: str) -> None:
-        for job in await self._store.jobs.open_of(self._user_id, ("portrait",)):
-            if thing_id in (job.template_id, job.subject_id):
+    async def _stop_jobs_with(self, thing_id: str) -> None:
+        """Portraits in or of it, and a training on the photos that are kept with it."""
+        kept = await self._store.library.kept_session(thing_id)
+        for job in await self._store.jobs.open_of(self._user_id):
+            if thing_id in (job.template_id, *_sitters_of(job)) or (kept and job.session_id == kept):
                 await self._mark_cancelled(job)
-        key = own_template_key if what == "template" else subject_prefix
-        self.aftermath.blobs.append(key(self._user_id, thing_id))
 
-    async def _use_subject(self, subject_id: str) -> list[a.Telling]:
-        owner = await self._store.library.owner_of("subject", subject_id)
-        if owner != self._user_id:
-            return self._answer(r.OutOfDate() if owner is None else r.NotYours())
-        await self._store.library.use_subject(self._user_id, subject_id)
+    async def _use_subject(self, order: a.UseSubject) -> list[a.Telling]:
+        if refusal := await self._lookups.refusal("subject", order.subject_id):
+            return self._answer(refusal)
+        await self._store.library.use_subject(self._user_id, order.subject_id)
         return [a.Tell(await self._lookups.answer(a.LookUp("models")), in_place=True)]
 
-    async def _forget(self) -> list[a.Telling]:
+    async def _forget(self, _: a.Forget) -> list[a.Telling]:
         self.aftermath.forgotten = await self._store.people.forget(self._user_id)
         return [a.Tell(r.Forgotten(DeletionReceipt(self.aftermath.forgotten.counts)))]
 
@@ -241,3 +323,11 @@ class Actor:
             self._alert = reply
             return []
         return [a.Tell(reply, in_place=in_place)]
+
+
+def _sitters_of(job: StoredJob) -> tuple[str, ...]:
+    """Who sat for a portrait, by face; "" where a face stayed."""
+    faces = job.payload.get("faces")
+    if faces:
+        return tuple(face["subject_id"] if face else "" for face in faces)
+    return (job.subject_id,) if job.subject_id else ()

@@ -35,6 +35,13 @@ Telling = Tell | ShowCollection | ShowJob
 
 
 @dataclass(frozen=True)
+class Settle:
+    """The message whose button was pressed has done its work and says this now; without such a message, nothing."""
+
+    reply: Reply
+
+
+@dataclass(frozen=True)
 class RecordConsent:
     version: str
 
@@ -42,6 +49,31 @@ class RecordConsent:
 @dataclass(frozen=True)
 class OpenCollection:
     session_id: str
+
+
+@dataclass(frozen=True)
+class Retrain:
+    """Opens a collection for a new model that takes the place of the subject's; with its photos if they were kept."""
+
+    session_id: str
+    subject_id: str
+
+
+@dataclass(frozen=True)
+class KeepPhotos:
+    """Whether a collection's photos stay after the training."""
+
+    session_id: str
+    keeps: bool
+
+
+@dataclass(frozen=True)
+class NameModel:
+    """What the model of a collection shall be called, or what a subject is called from now on."""
+
+    what: Literal["collection", "subject"]
+    thing_id: str
+    name: str
 
 
 @dataclass(frozen=True)
@@ -80,9 +112,13 @@ class CheckOwnTemplate:
 
 @dataclass(frozen=True)
 class OrderPortrait:
-    """`template` is an id, or a title typed by a person."""
+    """`template` is an id, or a title typed by a person.
+
+    `sitters`: subjects by face, from left to right ("" leaves a face as it is); empty: the current one, largest face.
+    """
 
     template: str
+    sitters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,6 +127,30 @@ class OrderAgain:
 
     job_id: str
     only_failed: bool
+
+
+@dataclass(frozen=True)
+class OrderMore:
+    """Several more like a portrait: the same people and template, other seeds."""
+
+    portrait_id: str
+
+
+@dataclass(frozen=True)
+class AskFace:
+    """Who shall be the next face of a template; `chosen` are the subjects of the faces before it ("": left)."""
+
+    template_id: str
+    chosen: tuple[str, ...]
+    in_place: bool
+
+
+@dataclass(frozen=True)
+class Favourite:
+    """A portrait becomes a favourite, or is one no longer. `page`: the page of the results that shows it."""
+
+    portrait_id: str
+    page: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,9 +165,20 @@ class CancelAllJobs:
 
 @dataclass(frozen=True)
 class LookUp:
-    """Show what is stored: `what` at `place` (a page, or `category.index`)."""
+    """Show what is stored: `what` at `place` (an id, a page, or `category.index`)."""
 
-    what: Literal["gallery", "results", "queue", "privacy", "models", "forget", "original"]
+    what: Literal[
+        "gallery",
+        "results",
+        "others",
+        "queue",
+        "privacy",
+        "models",
+        "subject",
+        "delete_subject",
+        "forget",
+        "original",
+    ]
     place: str = ""
     in_place: bool = False
 
@@ -129,8 +200,12 @@ class Forget:
 
 
 Order = (
-    RecordConsent
+    Settle
+    | RecordConsent
     | OpenCollection
+    | Retrain
+    | KeepPhotos
+    | NameModel
     | KeepPhoto
     | DropPicture
     | RemovePhotos
@@ -139,6 +214,9 @@ Order = (
     | CheckOwnTemplate
     | OrderPortrait
     | OrderAgain
+    | OrderMore
+    | AskFace
+    | Favourite
     | CancelJob
     | CancelAllJobs
     | LookUp

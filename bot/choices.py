@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from bot import replies as r
-from bot.domain import PortraitView
+from bot.domain import PortraitView, Template
 from bot.replies import Choice, Reply
 
 
 @dataclass(frozen=True)
 class Button:
-    """`number` tells several of a kind apart (from 1; 0: there is only one).
+    """`number` tells several of a kind apart (from 1; 0: there is only one), or counts what there is.
 
-    `name` is a category's or a subject's name, or "<" and ">" for paging.
+    `name` is a category's or a subject's name, "<" and ">" for paging, a mark that shows how something stands (★ ☆ ☑
+    ☐), or who shall be a face: "-" nobody, "*" nobody for all that are left.
     """
 
     choice: Choice
@@ -26,6 +29,13 @@ Rows = tuple[tuple[Button, ...], ...]
 
 def gallery_page(category: str, index: int) -> Choice:
     return Choice("gallery", f"{category}.{index}")
+
+
+def use(template: Template) -> Choice:
+    """A portrait in it; where it shows several people, the choice of who goes where comes first."""
+    if template.faces > 1:
+        return Choice("seat", f"{template.template_id}.{template.faces}")
+    return Choice("use", template.template_id)
 
 
 def _row(*choices: Choice) -> tuple[Button, ...]:
@@ -43,7 +53,7 @@ def _gallery(reply: r.Gallery) -> Rows:
                 Button(gallery_page(reply.category, after), name=">"),
             )
         )
-    rows.append(_row(Choice("use", template.template_id) if reply.can_use else Choice("train")))
+    rows.append(_row(use(template) if reply.can_use else Choice("train")))
     others = [c for c in reply.categories if c != reply.category]
     rows += [
         tuple(Button(gallery_page(c, 0), name=c) for c in others[start : start + 3])
@@ -55,12 +65,34 @@ def _gallery(reply: r.Gallery) -> Rows:
     return (*rows, _row(*own))
 
 
-def _portrait_buttons(portraits: tuple[PortraitView, ...]) -> Rows:
+def _star(portrait: PortraitView, page: str = "") -> Choice:
+    """Its page travels along where that is to be shown anew."""
+    return Choice("favourite", f"{page}.{portrait.portrait_id}" if page else portrait.portrait_id)
+
+
+def _ready(reply: r.PortraitsReady) -> Rows:
+    """What can be done with the best one; more of its kind, and the way on."""
+    rows: list[tuple[Button, ...]] = []
+    for portrait in reply.portraits:
+        this = portrait.portrait_id
+        rows.append(_row(Choice("again", reply.job_id), Choice("more", this)))
+        rows.append((_favourite(portrait), Button(Choice("original", this))))
+        rows.append(_row(Choice("delete_portrait", this)))
+    others = (Button(Choice("others", reply.job_id), reply.others),) if reply.others else ()
+    return (*rows, (*others, Button(Choice("gallery"))))
+
+
+def _favourite(portrait: PortraitView, page: str = "", number: int = 0) -> Button:
+    return Button(_star(portrait, page), number, name="★" if portrait.is_favourite else "☆")
+
+
+def _others(portraits: tuple[PortraitView, ...]) -> Rows:
     many = len(portraits) > 1
     return tuple(
-        tuple(
-            Button(Choice(action, portrait.portrait_id), number if many else 0)
-            for action in ("original", "delete_portrait")
+        (
+            _favourite(portrait, number=number if many else 0),
+            Button(Choice("original", portrait.portrait_id), number if many else 0),
+            Button(Choice("delete_portrait", portrait.portrait_id), number if many else 0),
         )
         for number, portrait in enumerate(portraits, 1)
     )
@@ -76,77 +108,117 @@ def _collection(reply: r.CollectingPhotos) -> Rows:
         fixes.append(Choice("remove_last", here))
     if fixes:
         rows.append(_row(*fixes))
+    rows.append((Button(Choice("keep_photos", here), name="☑" if reply.keeps_photos else "☐"),))
     return (*rows, _row(Choice("cancel_collection", here)))
 
 
 def _results(reply: r.Results) -> Rows:
-    rows = _portrait_buttons(reply.portraits)
+    rows: list[tuple[Button, ...]] = []
+    kind = "f" if reply.only_favourites else ""
     if reply.pages > 1:
         before, after = (reply.page - 1) % reply.pages, (reply.page + 1) % reply.pages
-        rows = (
-            (Button(Choice("results", str(before)), name="<"), Button(Choice("results", str(after)), name=">")),
-            *rows,
-        )
-    return (*rows, _row(Choice("gallery")))
+        turns = ((before, "<"), (after, ">"))
+        rows.append(tuple(Button(Choice("results", f"{kind}{page}"), name=name) for page, name in turns))
+    for portrait in reply.portraits:
+        this = portrait.portrait_id
+        rows.append((_favourite(portrait, f"{kind}{reply.page}"), Button(Choice("original", this))))
+        rows.append(_row(Choice("more", this), Choice("delete_portrait", this)))
+    if reply.only_favourites:
+        rows.append(_row(Choice("results", "0"), Choice("gallery")))
+    elif reply.favourites:
+        rows.append((Button(Choice("results", "f0"), reply.favourites, "★"), Button(Choice("gallery"))))
+    else:
+        rows.append(_row(Choice("gallery")))
+    return tuple(rows)
 
 
 def _models(reply: r.Models) -> Rows:
-    many = len(reply.subjects) > 1
-    rows = []
-    for number, subject in enumerate(reply.subjects, 1):
-        row = [Button(Choice("delete_subject", subject.subject_id), number if many else 0, subject.name)]
-        if subject.subject_id != reply.current_id:
-            row.insert(0, Button(Choice("use_subject", subject.subject_id), number, subject.name))
-        rows.append(tuple(row))
+    rows = tuple((Button(Choice("subject", subject.subject_id), name=subject.name),) for subject in reply.subjects)
     return (*rows, _row(Choice("train")))
+
+
+def _subject(reply: r.SubjectCard) -> Rows:
+    this = reply.subject.subject_id
+    first = Choice("gallery") if reply.is_current else Choice("use_subject", this)
+    return (
+        (Button(first, name="" if reply.is_current else reply.subject.name),),
+        _row(Choice("rename", this), Choice("retrain", this)),
+        (Button(Choice("delete_subject", this), name=reply.subject.name), Button(Choice("models", "back"))),
+    )
+
+
+def _faces(reply: r.ChooseFace) -> Rows:
+    """A button for everybody who could be there, and for nobody."""
+    if reply.face > reply.template.faces:
+        return ()
+    people = tuple(
+        (Button(Choice("face", f"{reply.face}.{subject.subject_id}"), name=subject.name),) for subject in reply.subjects
+    )
+    left = [Button(Choice("face", f"{reply.face}."), name="-")]
+    if reply.face < reply.template.faces:
+        left.append(Button(Choice("face", f"{reply.face}.*"), name="*"))
+    return (*people, tuple(left))
+
+
+def _job(reply: r.Working | r.AlreadyBusy) -> Rows:
+    return () if reply.job.status.is_final else (_row(Choice("cancel_job", reply.job.job_id)),)
+
+
+def _queue(reply: r.QueueStatus) -> Rows:
+    many = len(reply.jobs) > 1
+    return tuple(
+        (Button(Choice("cancel_job", job.job_id), number if many else 0),) for number, job in enumerate(reply.jobs, 1)
+    )
+
+
+def _own_template(reply: r.OwnTemplateReady) -> Rows:
+    return (_row(use(reply.template), Choice("delete_template", reply.template.template_id)),)
+
+
+def _delete_subject(reply: r.ConfirmDeleteSubject) -> Rows:
+    this = reply.subject.subject_id
+    return (_row(Choice("delete_subject_yes", this), Choice("subject", this)),)
+
+
+def _welcome(reply: r.Welcome) -> Rows:
+    return (_row(Choice("gallery")), _row(Choice("train"), Choice("help"))) if reply.has_subject else _BEGIN
+
+
+def _always(*rows: tuple[Button, ...]) -> Callable[[Any], Rows]:
+    return lambda reply: rows
+
+
+_BEGIN: Rows = (_row(Choice("train"), Choice("help")),)
+_ROWS: dict[type, Callable[[Any], Rows]] = {
+    r.Welcome: _welcome,
+    r.AskConsent: lambda reply: (_row(Choice("agree", reply.text_version)), _row(Choice("decline"))),
+    r.ConsentDeclined: _always(*_BEGIN),
+    r.CollectingPhotos: _collection,
+    r.NoCollection: _always(_row(Choice("train"), Choice("own_template"))),
+    r.Working: _job,
+    r.AlreadyBusy: _job,
+    r.JobFailed: lambda reply: (_row(Choice("retry", reply.job_id)),) if reply.can_retry and reply.job_id else (),
+    r.QueueStatus: _queue,
+    r.SubjectReady: lambda reply: (_row(Choice("gallery"), Choice("rename", reply.subject.subject_id)),),
+    r.NoSubject: lambda reply: () if reply.is_training else _BEGIN,
+    r.Models: _models,
+    r.SubjectCard: _subject,
+    r.ConfirmDeleteSubject: _delete_subject,
+    r.Gallery: _gallery,
+    r.OwnTemplateReady: _own_template,
+    r.OwnTemplateRefused: _always(_row(Choice("own_template"), Choice("gallery"))),
+    r.ChooseFace: _faces,
+    r.NobodyChosen: _always(_row(Choice("gallery"))),
+    r.PortraitsReady: _ready,
+    r.OtherCandidates: lambda reply: _others(reply.portraits),
+    r.Results: _results,
+    r.Privacy: _always(_row(Choice("forget"))),
+    r.ConfirmForget: _always(_row(Choice("forget_yes"), Choice("forget_no"))),
+    r.ConfirmForgetAgain: _always(_row(Choice("forget_no")), _row(Choice("forget_sure"))),
+}
 
 
 def rows_of(reply: Reply) -> Rows:
     """The buttons of a reply; empty when it has none."""
-    match reply:
-        case r.AskConsent(text_version=version):
-            return _row(Choice("agree", version)), _row(Choice("decline"))
-        case r.CollectingPhotos():
-            return _collection(reply)
-        case r.Working(job=job) | r.AlreadyBusy(job=job):
-            return () if job.status.is_final else (_row(Choice("cancel_job", job.job_id)),)
-        case r.Gallery():
-            return _gallery(reply)
-        case r.PortraitsReady(job_id=job_id, portraits=portraits):
-            return (_row(Choice("again", job_id), Choice("gallery")), *_portrait_buttons(portraits))
-        case r.Results():
-            return _results(reply)
-        case r.Models():
-            return _models(reply)
-        case r.QueueStatus(jobs=jobs):
-            many = len(jobs) > 1
-            return tuple(
-                (Button(Choice("cancel_job", job.job_id), number if many else 0),) for number, job in enumerate(jobs, 1)
-            )
-        case _:
-            return _row_of(reply)
-
-
-def _row_of(reply: Reply) -> Rows:
-    """The replies whose buttons do not depend on much."""
-    match reply:
-        case r.Welcome(has_subject=True):
-            return _row(Choice("gallery")), _row(Choice("train"), Choice("help"))
-        case r.Welcome() | r.ConsentDeclined() | r.NoSubject(is_training=False):
-            return (_row(Choice("train"), Choice("help")),)
-        case r.NoCollection():
-            return (_row(Choice("train"), Choice("own_template")),)
-        case r.SubjectReady():
-            return (_row(Choice("gallery")),)
-        case r.OwnTemplateReady(template=template):
-            return (_row(Choice("use", template.template_id), Choice("delete_template", template.template_id)),)
-        case r.OwnTemplateRefused():
-            return (_row(Choice("own_template"), Choice("gallery")),)
-        case r.JobFailed(can_retry=True, job_id=job_id):
-            return (_row(Choice("retry", job_id)),)
-        case r.Privacy():
-            return (_row(Choice("forget")),)
-        case r.ConfirmForget():
-            return (_row(Choice("forget_yes"), Choice("forget_no")),)
-        case _:
-            return ()
+    make = _ROWS.get(type(reply))
+    return make(reply) if make else ()

@@ -13,20 +13,27 @@ from typing import Literal
 from bot import replies as r
 from bot.acts import (
     Act,
+    AskFace,
     CancelAllJobs,
     CancelJob,
     CheckOwnTemplate,
     Delete,
     DropCollection,
     DropPicture,
+    Favourite,
     Forget,
     KeepPhoto,
+    KeepPhotos,
     LookUp,
+    NameModel,
     OpenCollection,
     OrderAgain,
+    OrderMore,
     OrderPortrait,
     RecordConsent,
     RemovePhotos,
+    Retrain,
+    Settle,
     ShowCollection,
     StartTraining,
     Tell,
@@ -35,12 +42,15 @@ from bot.acts import (
 from bot.dialogue import (
     CONSENT_VERSION,
     Asked,
+    AwaitingName,
     AwaitingTemplatePicture,
+    ChoosingFaces,
     Collecting,
     ConfirmingForget,
     Consenting,
     Dialogue,
     Facts,
+    Filled,
     Heard,
     Idle,
     PictureKept,
@@ -49,7 +59,7 @@ from bot.dialogue import (
     Step,
     Typed,
 )
-from bot.domain import MAX_PHOTOS, MIN_PHOTOS, Collection
+from bot.domain import MAX_NAME, MAX_PHOTOS, MIN_PHOTOS, MOST_FACES, MOST_PEOPLE, Collection, clean_name
 from bot.replies import Choice
 
 
@@ -58,10 +68,19 @@ def advance(dialogue: Dialogue, heard: Heard, facts: Facts) -> Step:
     if not facts.is_private:
         return _in_public(dialogue, heard)
     if isinstance(dialogue, ConfirmingForget):
-        if heard == Pressed(Choice("forget_yes")):
-            return Step(Idle(), (Forget(),))
-        dialogue = dialogue.back
-    dialogue = _as_it_is(dialogue, facts)
+        return _asked_to_forget(dialogue, heard, facts)
+    return _heard(_as_it_is(dialogue, facts), heard, facts)
+
+
+def _asked_to_forget(dialogue: ConfirmingForget, heard: Heard, facts: Facts) -> Step:
+    if heard == Pressed(Choice("forget_yes")) and not dialogue.said_yes:
+        return Step(replace(dialogue, said_yes=True), (Tell(r.ConfirmForgetAgain(), in_place=True),))
+    if heard == Pressed(Choice("forget_sure")) and dialogue.said_yes:
+        return Step(Idle(), (Forget(),))
+    return _heard(_as_it_is(dialogue.back, facts), heard, facts)
+
+
+def _heard(dialogue: Dialogue, heard: Heard, facts: Facts) -> Step:
     match heard:
         case Asked(command, argument):
             handler = _COMMANDS.get(command)
@@ -73,8 +92,10 @@ def advance(dialogue: Dialogue, heard: Heard, facts: Facts) -> Step:
             return _picture(dialogue, facts, picture_id)
         case PictureNotTaken(reason):
             return _no_picture(dialogue, facts, reason)
-        case Typed():
-            return _typed(dialogue)
+        case Typed(text):
+            return _typed(dialogue, facts, text)
+        case Filled(Choice(action, value), text):
+            return _filled(dialogue, facts, action, value, text)
 
 
 def takes_pictures(dialogue: Dialogue, facts: Facts) -> bool:
@@ -84,11 +105,13 @@ def takes_pictures(dialogue: Dialogue, facts: Facts) -> bool:
     return facts.is_private and (isinstance(dialogue, AwaitingTemplatePicture) or facts.collection is not None)
 
 
+def _at_rest(facts: Facts) -> Dialogue:
+    return Collecting(facts.collection.session_id) if facts.collection else Idle()
+
+
 def _as_it_is(dialogue: Dialogue, facts: Facts) -> Dialogue:
     """A collection may have been deleted or finished, or come back, since the person last spoke."""
-    if isinstance(dialogue, Collecting | Idle):
-        return Collecting(facts.collection.session_id) if facts.collection else Idle()
-    return dialogue
+    return _at_rest(facts) if isinstance(dialogue, Collecting | Idle) else dialogue
 
 
 def _in_public(dialogue: Dialogue, heard: Heard) -> Step:
@@ -113,10 +136,9 @@ def _train(dialogue: Dialogue, facts: Facts, _: str = "") -> Step:
 def _agree(dialogue: Dialogue, facts: Facts, version: str) -> Step:
     if version != CONSENT_VERSION:
         return Step(Consenting(), (Tell(r.AskConsent(CONSENT_VERSION)),), alert=r.OutOfDate())
-    if facts.has_consented:
-        return _train(dialogue, facts)
     step = _train(dialogue, replace(facts, has_consented=True))
-    return replace(step, acts=(RecordConsent(version), *step.acts))
+    recorded = () if facts.has_consented else (RecordConsent(version),)
+    return replace(step, acts=(Settle(r.ConsentGiven()), *recorded, *step.acts))
 
 
 def _decline(dialogue: Dialogue, facts: Facts, _: str) -> Step:
@@ -126,19 +148,25 @@ def _decline(dialogue: Dialogue, facts: Facts, _: str) -> Step:
 
 
 def _picture(dialogue: Dialogue, facts: Facts, picture_id: str) -> Step:
-    match dialogue:
+    match _without_questions(dialogue, facts):
         case AwaitingTemplatePicture():
             return Step(Idle(), (CheckOwnTemplate(picture_id),))
         case Collecting(session_id) if facts.collection:
             if len(facts.collection.photos) >= MAX_PHOTOS:
                 return Step(dialogue, (DropPicture(picture_id), Tell(r.PhotoNotTaken("too_many_photos"))))
-            return Step(dialogue, (KeepPhoto(session_id, picture_id), ShowCollection(session_id)))
+            return Step(Collecting(session_id), (KeepPhoto(session_id, picture_id), ShowCollection(session_id)))
         case _:
             step = _no_picture(dialogue, facts, "expired")
             return replace(step, acts=(DropPicture(picture_id), *step.acts))
 
 
+def _without_questions(dialogue: Dialogue, facts: Facts) -> Dialogue:
+    """A picture is no answer to a question for a name or for a face."""
+    return _at_rest(facts) if isinstance(dialogue, AwaitingName | ChoosingFaces) else dialogue
+
+
 def _no_picture(dialogue: Dialogue, facts: Facts, reason: str) -> Step:
+    dialogue = _without_questions(dialogue, facts)
     match dialogue:
         case AwaitingTemplatePicture():
             return Step(dialogue, (Tell(r.OwnTemplateRefused(reason)),))
@@ -150,8 +178,10 @@ def _no_picture(dialogue: Dialogue, facts: Facts, reason: str) -> Step:
             return Step(dialogue, (Tell(r.NoCollection()),))
 
 
-def _typed(dialogue: Dialogue) -> Step:
+def _typed(dialogue: Dialogue, facts: Facts, text: str) -> Step:
     match dialogue:
+        case AwaitingName(subject_id):
+            return _named(dialogue, facts, subject_id, text)
         case Collecting(session_id):
             return Step(dialogue, (Tell(r.NotUnderstood()), ShowCollection(session_id, anew=True)))
         case Consenting():
@@ -181,8 +211,9 @@ def _in_collection(
 def _start_training(dialogue: Collecting, collection: Collection, facts: Facts) -> Step:
     if facts.training:
         return Step(dialogue, (Tell(r.AlreadyBusy(facts.training)),))
-    if facts.training_quota:
-        return Step(dialogue, (Tell(facts.training_quota),))
+    quota = facts.retraining_quota if collection.retrains_id else facts.training_quota
+    if quota:
+        return Step(dialogue, (Tell(quota),))
     if len(collection.photos) >= MIN_PHOTOS and collection.is_checking:
         return Step(dialogue, (ShowCollection(dialogue.session_id),))
     if not collection.can_start:
@@ -199,8 +230,20 @@ def _remove_last(dialogue: Collecting, _: Collection, __: Facts) -> Step:
     return Step(dialogue, (RemovePhotos(dialogue.session_id, "last"), ShowCollection(dialogue.session_id)))
 
 
-def _cancel_collection(dialogue: Collecting, _: Collection, __: Facts) -> Step:
-    return Step(Idle(), (DropCollection(dialogue.session_id), Tell(r.Cancelled("collection"), in_place=True)))
+def _keep_photos(dialogue: Collecting, collection: Collection, _: Facts) -> Step:
+    keeps = not collection.keeps_photos
+    return Step(dialogue, (KeepPhotos(dialogue.session_id, keeps), ShowCollection(dialogue.session_id)))
+
+
+def _cancel_collection(dialogue: Collecting, collection: Collection, facts: Facts) -> Step:
+    cancelled = Tell(r.Cancelled(_kind_of(collection, facts)), in_place=True)
+    return Step(Idle(), (DropCollection(dialogue.session_id), cancelled))
+
+
+def _kind_of(collection: Collection, facts: Facts) -> str:
+    """Photos that are kept with a model stay with it when its retraining is cancelled."""
+    subject = facts.subject(collection.retrains_id) if collection.retrains_id else None
+    return "retraining" if subject and subject.photos else "collection"
 
 
 def _cancel(dialogue: Dialogue, facts: Facts, _: str) -> Step:
@@ -209,12 +252,17 @@ def _cancel(dialogue: Dialogue, facts: Facts, _: str) -> Step:
             return Step(Idle(), (Tell(r.Cancelled("template")),))
         case Consenting():
             return Step(Idle(), (Tell(r.ConsentDeclined()),))
+        case AwaitingName():
+            return Step(_at_rest(facts), (Tell(r.Cancelled("name")),))
+        case ChoosingFaces():
+            return Step(_at_rest(facts), (Tell(r.Cancelled("faces")),))
         case _:
             pass
     if facts.has_jobs:
         return Step(dialogue, (CancelAllJobs(),))
     if facts.collection:
-        return Step(Idle(), (DropCollection(facts.collection.session_id), Tell(r.Cancelled("collection"))))
+        cancelled = Tell(r.Cancelled(_kind_of(facts.collection, facts)))
+        return Step(Idle(), (DropCollection(facts.collection.session_id), cancelled))
     return Step(dialogue, (Tell(r.NothingToCancel()),))
 
 
@@ -237,9 +285,86 @@ def _own_template(dialogue: Dialogue, facts: Facts, _: str) -> Step:
 
 
 def _again(dialogue: Dialogue, facts: Facts, job_id: str) -> Step:
-    return (
-        Step(dialogue, (OrderAgain(job_id, only_failed=False),)) if facts.has_subject else _no_subject(dialogue, facts)
-    )
+    if not facts.has_subject:
+        return _no_subject(dialogue, facts)
+    return Step(dialogue, (OrderAgain(job_id, only_failed=False),))
+
+
+def _more(dialogue: Dialogue, facts: Facts, portrait_id: str) -> Step:
+    return Step(dialogue, (OrderMore(portrait_id),)) if facts.has_subject else _no_subject(dialogue, facts)
+
+
+def _favourite(dialogue: Dialogue, _: Facts, value: str) -> Step:
+    """`portrait`, or `page.portrait` where a page of the results is to be shown anew."""
+    page, __, portrait_id = value.rpartition(".")
+    return Step(dialogue, (Favourite(portrait_id, page),))
+
+
+def _seat(dialogue: Dialogue, facts: Facts, value: str) -> Step:
+    """`template.faces`: a template with several faces; who goes where is asked face by face."""
+    template_id, _, faces = value.rpartition(".")
+    if not facts.has_subject:
+        return _no_subject(dialogue, facts)
+    if not template_id or not faces.isdecimal() or not 1 <= int(faces) <= MOST_FACES:
+        return Step(dialogue, alert=r.OutOfDate())
+    return Step(ChoosingFaces(template_id, int(faces)), (AskFace(template_id, (), in_place=False),))
+
+
+def _face(dialogue: Dialogue, facts: Facts, value: str) -> Step:
+    """`face.subject`; without a subject the face stays as it is, with "*" all that are left stay."""
+    number, _, who = value.partition(".")
+    if not isinstance(dialogue, ChoosingFaces) or number != str(len(dialogue.chosen) + 1):
+        return Step(dialogue, alert=r.OutOfDate())
+    if who not in ("", "*") and facts.subject(who) is None:
+        return Step(dialogue, alert=r.OutOfDate())
+    template_id = dialogue.template_id
+    chosen = dialogue.chosen if who == "*" else (*dialogue.chosen, who)
+    people = sum(bool(one) for one in chosen)
+    if who != "*" and len(chosen) < dialogue.faces and people < MOST_PEOPLE:
+        return Step(replace(dialogue, chosen=chosen), (AskFace(template_id, chosen, in_place=True),))
+    if not people:
+        return Step(_at_rest(facts), (Tell(r.NobodyChosen(), in_place=True),))
+    chosen += ("",) * (dialogue.faces - len(chosen))
+    return Step(_at_rest(facts), (AskFace(template_id, chosen, in_place=True), OrderPortrait(template_id, chosen)))
+
+
+def _rename(dialogue: Dialogue, facts: Facts, subject_id: str) -> Step:
+    subject = facts.subject(subject_id)
+    if subject is None:
+        return Step(dialogue, alert=r.OutOfDate())
+    return Step(AwaitingName(subject_id), (Tell(r.AskName(subject)),))
+
+
+def _named(dialogue: Dialogue, facts: Facts, subject_id: str, text: str) -> Step:
+    subject, name = facts.subject(subject_id), clean_name(text)
+    if subject is None:
+        return Step(_at_rest(facts), (Tell(r.OutOfDate()),))
+    if not 0 < len(name) <= MAX_NAME:
+        return Step(AwaitingName(subject_id), (Tell(r.AskName(subject, "too_long" if name else "empty")),))
+    after = _at_rest(facts) if isinstance(dialogue, AwaitingName) else dialogue
+    return Step(after, (NameModel("subject", subject_id, name), LookUp("subject", subject_id)))
+
+
+def _filled(dialogue: Dialogue, facts: Facts, action: str, value: str, text: str) -> Step:
+    if action == "rename":
+        return _named(dialogue, facts, value, text)
+    if action == "name_model" and facts.collection and 0 < len(clean_name(text)) <= MAX_NAME:
+        session_id = facts.collection.session_id
+        return Step(dialogue, (NameModel("collection", session_id, clean_name(text)), ShowCollection(session_id)))
+    return Step(dialogue, alert=r.OutOfDate())
+
+
+def _retrain(dialogue: Dialogue, facts: Facts, subject_id: str) -> Step:
+    if facts.subject(subject_id) is None:
+        return Step(dialogue, alert=r.OutOfDate())
+    if not facts.has_consented or facts.training:
+        return _train(dialogue, facts)
+    if facts.collection:
+        show = ShowCollection(facts.collection.session_id, anew=True)
+        return Step(dialogue, (Tell(r.AlreadyCollecting()), show))
+    if facts.retraining_quota:
+        return Step(dialogue, (Tell(facts.retraining_quota),))
+    return Step(Idle(), (Retrain(facts.new_id, subject_id),))
 
 
 def _forget(dialogue: Dialogue, _: Facts, __: str) -> Step:
@@ -255,9 +380,14 @@ def _acts(*acts: Act) -> Handler:
     return lambda dialogue, facts, value: Step(dialogue, acts)
 
 
-def _look(what: Literal["gallery", "results"]) -> Handler:
+def _look(what: Literal["gallery", "results", "models"]) -> Handler:
     """A button that pages edits the message it is on; one that opens asks for a new message."""
     return lambda dialogue, facts, place: Step(dialogue, (LookUp(what, place, in_place=bool(place)),))
+
+
+def _of(what: Literal["original", "others", "subject", "delete_subject"], *, in_place: bool = False) -> Handler:
+    """Shows what belongs to the id that the button carries."""
+    return lambda dialogue, facts, thing_id: Step(dialogue, (LookUp(what, thing_id, in_place=in_place),))
 
 
 _COMMANDS: dict[str, Handler] = {
@@ -282,6 +412,7 @@ _PRESSES: dict[str, Handler] = {
     "start": _in_collection(_start_training),
     "remove_refused": _in_collection(_remove_refused),
     "remove_last": _in_collection(_remove_last),
+    "keep_photos": _in_collection(_keep_photos),
     "cancel_collection": _in_collection(_cancel_collection),
     "cancel_job": lambda dialogue, facts, job_id: Step(dialogue, (CancelJob(job_id),)),
     "retry": lambda dialogue, facts, job_id: Step(dialogue, (OrderAgain(job_id, only_failed=True),)),
@@ -289,16 +420,26 @@ _PRESSES: dict[str, Handler] = {
     "use": _portrait,
     "own_template": _own_template,
     "delete_template": lambda dialogue, facts, thing: Step(dialogue, (Delete("template", thing),)),
+    "seat": _seat,
+    "face": _face,
     "again": _again,
-    "original": lambda dialogue, facts, portrait_id: Step(dialogue, (LookUp("original", portrait_id),)),
+    "more": _more,
+    "others": _of("others"),
+    "favourite": _favourite,
+    "original": _of("original"),
     "delete_portrait": lambda dialogue, facts, thing: Step(dialogue, (Delete("portrait", thing),)),
     "results": _look("results"),
-    "models": _acts(LookUp("models")),
+    "models": _look("models"),
+    "subject": _of("subject", in_place=True),
+    "rename": _rename,
+    "retrain": _retrain,
     "use_subject": lambda dialogue, facts, subject_id: Step(dialogue, (UseSubject(subject_id),)),
-    "delete_subject": lambda dialogue, facts, thing: Step(dialogue, (Delete("subject", thing),)),
+    "delete_subject": _of("delete_subject", in_place=True),
+    "delete_subject_yes": lambda dialogue, facts, thing: Step(dialogue, (Delete("subject", thing),)),
     "privacy": _acts(LookUp("privacy")),
     "forget": _forget,
     "forget_yes": lambda dialogue, facts, value: Step(dialogue, alert=r.OutOfDate()),
+    "forget_sure": lambda dialogue, facts, value: Step(dialogue, alert=r.OutOfDate()),
     "forget_no": lambda dialogue, facts, value: Step(dialogue, (Tell(r.Cancelled("forget"), in_place=True),)),
     "help": _acts(Tell(r.Help())),
 }

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from bot import replies as r
 from bot.acts import ShowCollection, ShowJob, Tell, Telling
@@ -24,12 +24,13 @@ from bot.domain import (
     JobStatus,
     Language,
     MessageRef,
-    PhotoVerdict,
     StoredJob,
     Template,
 )
+from bot.face_numbers import put_numbered
 from bot.lookups import Lookups
 from bot.ordering import Ordering
+from bot.outcomes import outcome
 from bot.packing import unpack_telling
 from bot.parts import Parts
 from bot.replies import Reply
@@ -90,6 +91,8 @@ class Delivery:
         match telling:
             case Tell(reply, in_place):
                 chat = self._parts.chats[turn.address.platform]
+                if isinstance(reply, r.ChooseFace):
+                    await put_numbered(self._parts.blobs, reply.template.key, reply.picture_key, reply.boxes)
                 if in_place and turn.pressed:
                     refs = [await chat.update(turn.pressed, reply, turn.language)]
                 else:
@@ -125,13 +128,17 @@ class Delivery:
                     return
                 await Ordering(store, self._parts.settings, self._parts.clock()).inspection(stored)
                 person = await store.people.find(stored.address)
+                subjects = await store.library.subjects(stored.user_id)
+            retrains = next((s.name for s in subjects if s.subject_id == stored.collection.retrains_id), "")
             self._parts.relay_wanted.set()
             chat = self._parts.chats.get(stored.address.platform)
             if person is None or chat is None:
                 return
             here = stored.collection
             reply = r.CollectingPhotos(
-                session_id, here.photos, MIN_PHOTOS, MAX_PHOTOS, here.is_checking, can_start=here.can_start
+                *(session_id, here.photos, MIN_PHOTOS, MAX_PHOTOS, here.is_checking, here.can_start),
+                keeps_photos=here.keeps_photos or self._parts.settings.keep_photos,
+                retrains=retrains,
             )
             if stored.message and not anew:
                 ref = await chat.update(stored.message, reply, person.language)
@@ -177,7 +184,7 @@ class Delivery:
             is_check = job.kind == "check_template"
             reply: Reply | None = r.OwnTemplateChecking() if is_check else r.Working(view, template)
         else:
-            reply = await outcome(store, lookups, job, template)
+            reply = await outcome(store, lookups, job)
         if reply is None or (job.kind == "inspect" and not job.status.is_final):
             if job.status.is_final:
                 await store.jobs.change(job_id, shown="yes")
@@ -295,50 +302,3 @@ def _said_once(album: list[Tell | ShowCollection]) -> list[Tell | ShowCollection
     refusals = [Tell(r.PhotoNotTaken(reason, count)) for reason, count in counts.items()]
     rest = [each for each in album if not (isinstance(each, Tell) and isinstance(each.reply, r.PhotoNotTaken))]
     return [*refusals, *dict.fromkeys(sorted(rest, key=lambda each: isinstance(each, ShowCollection)))]
-
-
-async def outcome(store: Store, lookups: Lookups, job: StoredJob, template: Template | None) -> Reply | None:
-    """What a final job says; None when it has nothing to say."""
-    if job.status is JobStatus.CANCELLED:
-        return r.Cancelled(job.kind)
-    if job.status is JobStatus.FAILED:
-        return await _failure(store, job)
-    seconds = (job.finished_at - job.started_at).total_seconds() if job.finished_at and job.started_at else 0.0
-    match job.kind:
-        case "train":
-            subjects = await store.library.subjects(job.user_id)
-            subject = next((s for s in subjects if s.subject_id == job.subject_id), None)
-            refused = tuple(p for p in await _photos(store, job) if p.verdict == "refused")
-            return r.SubjectReady(subject, refused, (job.result or {}).get("preview_key"), seconds) if subject else None
-        case "portrait":
-            portraits = [lookups.view(p) for p in await store.library.portraits_of_job(job.job_id)]
-            return r.PortraitsReady(job.job_id, tuple(portraits), seconds) if portraits else None
-        case "check_template":
-            if template is None:
-                return r.OwnTemplateRefused((job.result or {}).get("reason") or "no_face")
-            return r.OwnTemplateReady(template, len((job.result or {}).get("faces", ())))
-        case "inspect":
-            return None
-
-
-async def _failure(store: Store, job: StoredJob) -> Reply | None:
-    failure: dict[str, Any] = job.failure or {}
-    reason = failure.get("reason", "internal")
-    photos = await _photos(store, job) if job.session_id else ()
-    if job.kind == "check_template":
-        return r.OwnTemplateRefused(reason)
-    if job.kind == "inspect" and not photos:
-        return None  # the collection is gone: nobody waits for its verdicts
-    return r.JobFailed(
-        job.kind,
-        reason,
-        photos=tuple(p for p in photos if p.verdict == "refused"),
-        reference=job.job_id[:6],
-        can_retry=failure.get("kind") != "user",
-        job_id=job.job_id,
-    )
-
-
-async def _photos(store: Store, job: StoredJob) -> tuple[PhotoVerdict, ...]:
-    stored = await store.collections.get(job.session_id) if job.session_id else None
-    return stored.collection.photos if stored else ()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from bot import replies as r
 from bot.acts import Act
-from bot.domain import Collection, JobView
+from bot.domain import Collection, JobView, Subject
 from bot.replies import Choice, Reply
 
 CONSENT_VERSION = "2026-11"
@@ -49,14 +49,22 @@ class Typed:
 
 
 @dataclass(frozen=True)
+class Filled:
+    """Words typed into a dialog that a button opened (where a platform has such dialogs)."""
+
+    choice: Choice
+    text: str
+
+
+@dataclass(frozen=True)
 class PictureKept:
     """A picture that was decoded and stored under this id (made of SentPicture by bot/use_cases)."""
 
     picture_id: str
 
 
-Said = Asked | SentPicture | PictureNotTaken | Pressed | Typed
-Heard = Asked | PictureKept | PictureNotTaken | Pressed | Typed
+Said = Asked | SentPicture | PictureNotTaken | Pressed | Typed | Filled
+Heard = Asked | PictureKept | PictureNotTaken | Pressed | Typed | Filled
 
 # --- where the dialogue stands --------------------------------------------------------------------------------------
 
@@ -82,13 +90,30 @@ class AwaitingTemplatePicture:
 
 
 @dataclass(frozen=True)
+class AwaitingName:
+    """The next words are what a model of the person's is called."""
+
+    subject_id: str
+
+
+@dataclass(frozen=True)
+class ChoosingFaces:
+    """Somebody is chosen for one face of a template after the other: subjects, or "" to leave a face as it is."""
+
+    template_id: str
+    faces: int
+    chosen: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class ConfirmingForget:
-    """Deleting everything waits for a yes; anything else means no and goes back to where the dialogue was."""
+    """Deleting everything waits for a yes, and then for another; anything else means no and goes back to `back`."""
 
-    back: Idle | Consenting | Collecting | AwaitingTemplatePicture
+    back: Idle | Consenting | Collecting | AwaitingTemplatePicture | AwaitingName | ChoosingFaces
+    said_yes: bool = False
 
 
-Dialogue = Idle | Consenting | Collecting | AwaitingTemplatePicture | ConfirmingForget
+Dialogue = Idle | Consenting | Collecting | AwaitingTemplatePicture | AwaitingName | ChoosingFaces | ConfirmingForget
 
 # --- what is known ----------------------------------------------------------------------------------------------------
 
@@ -100,12 +125,21 @@ class Facts:
     new_id: str
     is_private: bool = True
     has_consented: bool = False
-    has_subject: bool = False
+    subjects: tuple[Subject, ...] = ()
     collection: Collection | None = None
     training: JobView | None = None
     has_jobs: bool = False
     training_quota: r.QuotaReached | None = None
+    retraining_quota: r.QuotaReached | None = None
     template_quota: r.QuotaReached | None = None
+
+    @property
+    def has_subject(self) -> bool:
+        return bool(self.subjects)
+
+    def subject(self, subject_id: str) -> Subject | None:
+        """The person's own, or None."""
+        return next((subject for subject in self.subjects if subject.subject_id == subject_id), None)
 
 
 @dataclass(frozen=True)

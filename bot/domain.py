@@ -10,9 +10,13 @@ from typing import Any, Literal
 
 MIN_PHOTOS = 5
 MAX_PHOTOS = 20
+MAX_NAME = 32  # characters of a model's name
+MOST_PEOPLE = 5  # subjects in one portrait
+MOST_FACES = 20  # of a template
 
 Platform = Literal["telegram", "discord"]
 Language = Literal["en", "zh"]
+Box = tuple[float, float, float, float]  # left, top, right, bottom as shares of the picture
 JobKind = Literal["train", "portrait", "inspect", "check_template"]
 
 
@@ -22,6 +26,11 @@ _ID_LETTERS = "0123456789abcdefghijklmnopqrstuvwxyz"
 def new_id() -> str:
     """A random id of our own (82 bits): never made of what people or platforms say."""
     return "".join(secrets.choice(_ID_LETTERS) for _ in range(16))
+
+
+def clean_name(text: str) -> str:
+    """A name as it may be shown in one line: no control or direction characters, single spaces."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 class JobStatus(StrEnum):
@@ -79,6 +88,8 @@ class Collection:
     session_id: str
     photos: tuple[PhotoVerdict, ...]
     is_checking: bool
+    keeps_photos: bool = False  # after the training, for a retraining
+    retrains_id: str | None = None  # the subject whose place the new one takes
 
     @property
     def usable(self) -> int:
@@ -96,6 +107,8 @@ class Subject:
     created_at: datetime
     likeness: float | None  # of the merged LoRA to held-out photos
     real_likeness: float | None  # between the subject's own photos
+    preview_key: str | None = None  # its contact sheet: the reference photo, and what it paints
+    photos: int = 0  # kept for a retraining
 
 
 @dataclass(frozen=True)
@@ -105,14 +118,19 @@ class Template:
     title: dict[str, str]  # by language
     key: str  # blob
     owner_id: str | None = None  # None: built in, for everybody
+    faces: int = 1
 
 
 @dataclass(frozen=True)
 class QueuePlace:
-    """`position` 1 = next; 0 = running now. `eta_s` is measured over the last jobs of the kind, None while unknown."""
+    """`position` 1 = next; 0 = running now. `eta_s` is measured over the last jobs of the kind, None while unknown.
+
+    `is_served`: a worker is online.
+    """
 
     position: int
     eta_s: float | None
+    is_served: bool = True
 
 
 @dataclass(frozen=True)
@@ -196,6 +214,7 @@ class PortraitView:
     template: Template | None = None
     subject: Subject | None = None
     created_at: datetime | None = None
+    is_favourite: bool = False
 
 
 @dataclass(frozen=True)

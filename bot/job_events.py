@@ -19,7 +19,7 @@ from bot.domain import JobStatus, PortraitView, StoredJob, Subject, new_id
 from bot.parts import Parts
 from bot.texts import subject_name
 from gpu_worker.contract import events as e
-from gpu_worker.contract.blobs import own_template_key, photo_key, run_prefix
+from gpu_worker.contract.blobs import own_template_key, photo_key, run_prefix, subject_prefix
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ async def _succeeded(parts: Parts, store: Store, recorded: Recorded, event: e.Su
             await store.collections.judge(job.session_id, verdicts, result.reference, job.session_version)
         case e.CheckTemplateResult() if job.template_id:
             if result.faces and not result.reason:
-                await store.library.template_checked(job.template_id, len(result.faces))
+                await store.library.template_checked(job.template_id, [face.box_xyxy for face in result.faces])
             else:
                 await _drop_template(store, recorded)
         case e.TrainResult() if job.subject_id and job.session_id:
@@ -123,17 +123,33 @@ async def _keep_subject(
     job, now = recorded.job, parts.clock()
     assert job.session_id
     assert job.subject_id
-    person = await store.people.find(job.address)
-    number = len(await store.library.subjects(job.user_id)) + 1
-    name = subject_name(number, person.language if person else "en")
-    subject = Subject(job.subject_id, name, now, result.likeness, result.real_likeness)
+    stored = await store.collections.get(job.session_id)
+    here = stored.collection if stored else None
+    subjects = await store.library.subjects(job.user_id)
+    old = next((s for s in subjects if here and s.subject_id == here.retrains_id), None)
+    name = old.name if old else await _name(store, job, job.session_id, len(subjects) + 1)
+    picture = result.card_key or result.preview_key
+    subject = Subject(job.subject_id, name, now, result.likeness, result.real_likeness, picture)
     prefix = run_prefix(job.payload["output_prefix"], event.attempt, event.run)
-    await store.library.add_subject(job.user_id, subject, prefix, result.preview_key)
+    keeps_photos = parts.settings.keep_photos or (here is not None and here.keeps_photos)
+    await store.library.add_subject(job.user_id, subject, prefix, job.session_id if keeps_photos else None)
+    if old:
+        await store.library.replace_subject(old.subject_id, job.subject_id)
+        waiting = await store.jobs.open_of(job.user_id, ("portrait",))
+        if not waiting:  # else the sweep deletes it once they are done with it
+            recorded.blobs.append(subject_prefix(job.user_id, old.subject_id))
     await store.collections.judge(job.session_id, _judgements(result.photos), None, None)
     await store.collections.set_state(job.session_id, "trained")
-    if not parts.settings.keep_photos:
+    if not keeps_photos:
         used = await store.collections.photos_used_up(job.session_id)
         recorded.blobs += [photo_key(job.user_id, photo_id) for photo_id in used]
+
+
+async def _name(store: Store, job: StoredJob, session_id: str, number: int) -> str:
+    """What the person called it, or else its number."""
+    person = await store.people.find(job.address)
+    given = await store.collections.name_of(session_id)
+    return given or subject_name(number, person.language if person else "en")
 
 
 async def _failed(parts: Parts, store: Store, recorded: Recorded, event: e.Failed) -> bool:

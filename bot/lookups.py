@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from bot import replies as r
 from bot.acts import LookUp
-from bot.db.library import OwnedPortrait
+from bot.db.library import OwnedPortrait, Thing
 from bot.db.store import Store
 from bot.domain import PortraitView, Template, Workers
 from bot.replies import Reply
-from bot.templates import BuiltInTemplates, by_category
+from bot.templates import BuiltInTemplates, by_category, numbered_key
 
 
 class Lookups:
@@ -24,7 +24,11 @@ class Lookups:
             case "gallery":
                 return await self.gallery(order.place)
             case "results":
-                return await self._results(int(order.place) if order.place.isdecimal() else 0)
+                return await self._results(order.place)
+            case "others":
+                return await self._others(order.place)
+            case "subject" | "delete_subject":
+                return await self._subject(order.place, is_deleting=order.what == "delete_subject")
             case "queue":
                 return await self._queue()
             case "models":
@@ -41,6 +45,13 @@ class Lookups:
             case "original":
                 return await self._original(order.place)
 
+    async def refusal(self, what: Thing, thing_id: str) -> r.NotYours | r.OutOfDate | None:
+        """Why the person may not touch it; None for what is theirs."""
+        owner = await self._store.library.owner_of(what, thing_id)
+        if owner == self._user_id:
+            return None
+        return r.OutOfDate() if owner is None else r.NotYours()
+
     async def gallery(self, place: str) -> Reply:
         """`place` is `category.index`; "" or one that is gone: the first template."""
         own = await self._store.library.templates(self._user_id)
@@ -55,6 +66,29 @@ class Lookups:
         can_use = bool(await self._store.library.subjects(self._user_id))
         return r.Gallery(shelf[number], number, len(shelf), category, tuple(shelves), can_use)
 
+    async def gallery_at(self, template: Template) -> Reply:
+        own = await self._store.library.templates(self._user_id)
+        shelf = by_category([*self._built_in.templates, *own])[template.category]
+        ids = [each.template_id for each in shelf]
+        return await self.gallery(f"{template.category}.{ids.index(template.template_id)}")
+
+    async def face(self, template_id: str, chosen: tuple[str, ...]) -> Reply:
+        """Who shall be the next face, of a template with several."""
+        template = await self.template(template_id)
+        if template is None:
+            return await self.refusal("template", template_id) or r.OutOfDate()
+        subjects = await self._store.library.subjects(self._user_id)
+        names = {subject.subject_id: subject.name for subject in subjects}
+        boxes = self._built_in.boxes.get(template_id) or await self._store.library.boxes(template_id)
+        return r.ChooseFace(
+            template,
+            numbered_key(template.key),
+            tuple(boxes),
+            len(chosen) + 1,
+            tuple(names.get(subject_id, "") for subject_id in chosen),
+            tuple(subjects),
+        )
+
     async def template(self, wanted: str) -> Template | None:
         """One that the person may use, by id or title."""
         found = self._built_in.find(wanted)
@@ -67,12 +101,37 @@ class Lookups:
             return portrait.view
         return replace(portrait.view, template=self._built_in.find(portrait.template_id))
 
-    async def _results(self, page: int) -> Reply:
-        """One portrait a page: a page can then be turned by editing one message, on every platform."""
-        pages = await self._store.library.count_portraits(self._user_id)
-        page = min(page, max(pages - 1, 0))
-        found = await self._store.library.portraits(self._user_id, page, 1)
-        return r.Results(tuple(self.view(portrait) for portrait in found), page, pages)
+    async def _results(self, place: str) -> Reply:
+        """One portrait a page: a page can then be turned by editing one message, on every platform.
+
+        `place` is a page, with "f" before it a page of the favourites.
+        """
+        library, only = self._store.library, place.startswith("f")
+        favourites = await library.count_shown(self._user_id, favourites=True)
+        only = only and favourites > 0
+        pages = favourites if only else await library.count_shown(self._user_id)
+        number = place.removeprefix("f")
+        page = min(int(number) if number.isdecimal() else 0, max(pages - 1, 0))
+        found = await library.portraits(self._user_id, page, 1, favourites=only)
+        return r.Results(tuple(self.view(portrait) for portrait in found), page, pages, favourites, only)
+
+    async def _others(self, job_id: str) -> Reply:
+        found = await self._store.library.portraits_of_job(job_id)
+        if found and found[0].user_id != self._user_id:
+            return r.NotYours()
+        others = tuple(self.view(portrait) for portrait in found[1:])
+        return r.OtherCandidates(job_id, others) if others else r.OutOfDate()
+
+    async def _subject(self, subject_id: str, *, is_deleting: bool) -> Reply:
+        if refusal := await self.refusal("subject", subject_id):
+            return refusal
+        subjects = await self._store.library.subjects(self._user_id)
+        subject = next(subject for subject in subjects if subject.subject_id == subject_id)
+        if is_deleting:
+            return r.ConfirmDeleteSubject(subject)
+        current = await self._store.library.current_subject(self._user_id)
+        portraits = await self._store.library.count_portraits_of(subject_id)
+        return r.SubjectCard(subject, current is not None and current.subject_id == subject_id, portraits)
 
     async def _queue(self) -> Reply:
         jobs = await self._store.jobs.open_of(self._user_id)

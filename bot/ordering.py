@@ -12,7 +12,7 @@ from bot.replies import QuotaReached
 from bot.settings import Settings
 from gpu_worker.contract.blobs import job_prefix, photo_key, subject_prefix
 from gpu_worker.contract.codec import job_payload
-from gpu_worker.contract.jobs import CheckTemplate, InspectPhotos, MakePortraits, PhotoRef, TrainSubject
+from gpu_worker.contract.jobs import CheckTemplate, InspectPhotos, MakePortraits, PhotoRef, Sitter, TrainSubject
 
 _DAY = timedelta(days=1)
 
@@ -75,30 +75,39 @@ class Ordering:
         await self._store.collections.set_state(session_id, "training")
         return job.job_id
 
-    async def portrait(self, user_id: str, address: Address, subject_id: str, template: Template) -> str:
-        prefix = await self._store.library.subject_prefix(subject_id)
-        assert prefix, "the caller has just seen the subject"
+    async def portrait(
+        self, user_id: str, address: Address, template: Template, sitters: tuple[str, ...], count: int | None = None
+    ) -> str:
+        """`sitters`: subjects of theirs by face, "" where a face stays; at least one."""
+        seats = [await self._sitter(subject_id) if subject_id else None for subject_id in sitters]
+        first = next(seat for seat in seats if seat)
         job_id = new_id()
         job = MakePortraits(
             job_id=job_id,
-            subject_id=subject_id,
-            subject_prefix=prefix,
+            subject_id=first.subject_id,
+            subject_prefix=first.subject_prefix,
+            faces=tuple(seats) if template.faces > 1 else (),
             template_key=template.key,
             output_prefix=job_prefix(user_id, job_id),
-            count=self._settings.portraits_per_job,
+            count=count or self._settings.portraits_per_job,
             seed=secrets.randbelow(2**31),
         )
         score = await self._score(user_id, "portrait")
-        await self._store.library.subject_used(subject_id, self._now)
         await self._store.jobs.add(
             NewJob(
                 *(job_id, user_id, "portrait", address, job_payload(job), score),
-                subject_id=subject_id,
+                subject_id=first.subject_id,
                 template_id=template.template_id,
             ),
             self._now,
         )
         return job_id
+
+    async def _sitter(self, subject_id: str) -> Sitter:
+        prefix = await self._store.library.subject_prefix(subject_id)
+        assert prefix, "the caller has just seen the subject"
+        await self._store.library.subject_used(subject_id, self._now)
+        return Sitter(subject_id=subject_id, subject_prefix=prefix)
 
     async def template_check(self, user_id: str, address: Address, template_id: str, key: str) -> str:
         job = CheckTemplate(job_id=new_id(), template_key=key)
@@ -109,9 +118,10 @@ class Ordering:
         )
         return job.job_id
 
-    async def training_quota(self, user_id: str) -> QuotaReached | None:
+    async def training_quota(self, user_id: str, *, is_new: bool = True) -> QuotaReached | None:
+        """`is_new`: for one more subject, not in the place of one."""
         most = self._settings.subjects_per_user
-        if len(await self._store.library.subjects(user_id)) >= most:
+        if is_new and len(await self._store.library.subjects(user_id)) >= most:
             return QuotaReached("subjects", most)
         return await self._daily(user_id, "train", "trainings", self._settings.trainings_per_day)
 

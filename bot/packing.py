@@ -6,37 +6,31 @@ import types
 from functools import cache
 from typing import Any, Union, get_args, get_origin
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from bot.acts import ShowCollection, ShowJob, Tell, Telling
-from bot.dialogue import Collecting, ConfirmingForget, Dialogue, Idle
+from bot.dialogue import ConfirmingForget, Dialogue, Idle
 from bot.replies import Reply
 
 
 def pack_dialogue(dialogue: Dialogue) -> dict[str, Any]:
-    match dialogue:
-        case Collecting(session_id):
-            return {"state": "Collecting", "session_id": session_id}
-        case ConfirmingForget(back):
-            return {"state": "ConfirmingForget", "back": pack_dialogue(back)}
-        case _:
-            return {"state": type(dialogue).__name__}
+    kind: type = type(dialogue)
+    if isinstance(dialogue, ConfirmingForget):
+        return {"state": kind.__name__, "back": pack_dialogue(dialogue.back), "said_yes": dialogue.said_yes}
+    return {"state": kind.__name__, **_adapter(kind).dump_python(dialogue, mode="json")}
 
 
 def unpack_dialogue(data: dict[str, Any]) -> Dialogue:
     """A state that this version does not know (after a downgrade) reads as Idle: nothing is lost but the step."""
-    known = _by_name(Dialogue)
-    match data:
-        case {"state": "Collecting", "session_id": str(session_id)}:
-            return Collecting(session_id)
-        case {"state": "ConfirmingForget", "back": dict(back)}:
-            inner = unpack_dialogue(back)
-            return inner if isinstance(inner, ConfirmingForget) else ConfirmingForget(inner)
-        case {"state": str(name)} if name in known and name not in ("Collecting", "ConfirmingForget"):
-            state: Dialogue = known[name]()
-            return state
-        case _:
-            return Idle()
+    kind = _by_name(Dialogue).get(str(data.get("state")), Idle)
+    if kind is ConfirmingForget:
+        back = unpack_dialogue(dict(data.get("back") or {}))
+        return back if isinstance(back, ConfirmingForget) else ConfirmingForget(back, bool(data.get("said_yes")))
+    try:
+        dialogue: Dialogue = _adapter(kind).validate_python({k: v for k, v in data.items() if k != "state"})
+    except ValidationError:
+        return Idle()
+    return dialogue
 
 
 def pack_telling(telling: Telling) -> dict[str, Any]:

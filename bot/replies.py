@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bot.domain import DeletionReceipt, JobView, PhotoVerdict, PortraitView, Subject, Template
+from bot.domain import Box, DeletionReceipt, JobView, PhotoVerdict, PortraitView, Subject, Template
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,11 @@ class AskConsent:
 
 
 @dataclass(frozen=True)
+class ConsentGiven:
+    """What becomes of the question after the yes."""
+
+
+@dataclass(frozen=True)
 class ConsentDeclined:
     pass
 
@@ -54,6 +59,13 @@ class CollectingPhotos:
     most: int
     is_checking: bool
     can_start: bool
+    keeps_photos: bool = False
+    retrains: str = ""  # the name of the model whose place the new one takes
+
+
+@dataclass(frozen=True)
+class AlreadyCollecting:
+    """A retraining was asked for while another collection is open."""
 
 
 @dataclass(frozen=True)
@@ -132,10 +144,57 @@ class OwnTemplateRefused:
 
 
 @dataclass(frozen=True)
+class ChooseFace:
+    """Who shall be face number `face` (from 1, left to right) of a template; `chosen` are names so far, "": left.
+
+    `picture_key` is where the template with numbers at its faces (`boxes`) lies, or is put when it is shown first.
+    """
+
+    template: Template
+    picture_key: str
+    boxes: tuple[Box, ...]
+    face: int
+    chosen: tuple[str, ...]
+    subjects: tuple[Subject, ...]
+
+
+@dataclass(frozen=True)
+class NobodyChosen:
+    """All faces of a template were left as they are."""
+
+
+@dataclass(frozen=True)
+class SkippedFace:
+    """A face (from 1, left to right) that stayed as it was; `reason` is a code of the contract."""
+
+    face: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class PortraitsReady:
+    """The best candidate of an order; `others` is how many more there are. Of several people, who was left out."""
+
     job_id: str
     portraits: tuple[PortraitView, ...]
     seconds: float
+    others: int = 0
+    skipped: tuple[SkippedFace, ...] = ()
+
+
+@dataclass(frozen=True)
+class OtherCandidates:
+    """The candidates of an order besides the best one, best first."""
+
+    job_id: str
+    portraits: tuple[PortraitView, ...]
+
+
+@dataclass(frozen=True)
+class FavouriteSet:
+    """A portrait is a favourite from now on, or no longer."""
+
+    is_favourite: bool
 
 
 @dataclass(frozen=True)
@@ -147,11 +206,13 @@ class OriginalFile:
 
 @dataclass(frozen=True)
 class Results:
-    """One page of the person's portraits, newest first."""
+    """One page of the person's portraits, newest first; of all of them, or of the favourites."""
 
     portraits: tuple[PortraitView, ...]
     page: int
     pages: int
+    favourites: int = 0  # how many there are
+    only_favourites: bool = False
 
 
 @dataclass(frozen=True)
@@ -215,6 +276,28 @@ class Models:
 
 
 @dataclass(frozen=True)
+class SubjectCard:
+    """One model: how good it is, what it paints, and what can be done with it."""
+
+    subject: Subject
+    is_current: bool
+    portraits: int  # made with it
+
+
+@dataclass(frozen=True)
+class AskName:
+    """What shall this model be called? `problem`: why the last answer would not do: empty, too_long."""
+
+    subject: Subject
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class ConfirmDeleteSubject:
+    subject: Subject
+
+
+@dataclass(frozen=True)
 class Privacy:
     photos: int
     subjects: tuple[Subject, ...]
@@ -226,6 +309,11 @@ class ConfirmForget:
     photos: int
     subjects: int
     portraits: int
+
+
+@dataclass(frozen=True)
+class ConfirmForgetAgain:
+    """The second question, after the first yes."""
 
 
 @dataclass(frozen=True)
@@ -269,8 +357,10 @@ Reply = (
     Welcome
     | Help
     | AskConsent
+    | ConsentGiven
     | ConsentDeclined
     | CollectingPhotos
+    | AlreadyCollecting
     | PhotoNotTaken
     | NoCollection
     | NotEnoughPhotos
@@ -281,7 +371,11 @@ Reply = (
     | OwnTemplateChecking
     | OwnTemplateReady
     | OwnTemplateRefused
+    | ChooseFace
+    | NobodyChosen
     | PortraitsReady
+    | OtherCandidates
+    | FavouriteSet
     | OriginalFile
     | Results
     | NoSubject
@@ -292,8 +386,12 @@ Reply = (
     | AlreadyBusy
     | QuotaReached
     | Models
+    | SubjectCard
+    | AskName
+    | ConfirmDeleteSubject
     | Privacy
     | ConfirmForget
+    | ConfirmForgetAgain
     | Forgotten
     | Deleted
     | NotYours

@@ -54,7 +54,8 @@ class Retention:
             unused_since = now - timedelta(days=settings.keep_subjects_days)
             for user_id, subject_id in await store.library.subjects_unused_since(unused_since):
                 blobs.append(subject_prefix(user_id, subject_id))
-                await store.library.delete("subject", subject_id)
+                photos = await store.library.delete_subject(subject_id)
+                blobs += [photo_key(user_id, photo) for photo in photos]
             await _expire_records(store, now)
         for key in blobs:
             await self._parts.blobs.delete_prefix(key)

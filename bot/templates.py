@@ -1,6 +1,7 @@
 """The built-in templates: pictures in folders. Adding one is dropping a picture into `bot/gallery/<category>/`.
 
-Beside `<id>.jpg` may lie `<id>.json` with {"title": {"en": …, "zh": …}}; without it the file's name is the title.
+Beside `<id>.jpg` may lie `<id>.json` with {"title": {"en": …, "zh": …}}; without it the file's name is the title. A
+picture of several people has "faces" there too: [[left, top, right, bottom], …] as shares of its size, left to right.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ import json
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from bot.domain import Template
+from bot.domain import Box, Template
 from gpu_worker.contract.blobs import BlobStore, built_in_template_key
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ class BuiltInTemplates:
 
     templates: tuple[Template, ...]
     files: dict[str, Path]
+    boxes: dict[str, tuple[Box, ...]] = field(default_factory=dict)  # of templates with several faces, left to right
 
     def find(self, template: str) -> Template | None:
         """By id, or by a title in any language, as a person would type it."""
@@ -47,10 +49,16 @@ class BuiltInTemplates:
                 await blobs.put(template.key, data)
 
 
+def numbered_key(template_key: str) -> str:
+    """Where the template lies with numbers at its faces."""
+    return f"{template_key.removesuffix('.jpg')}.faces.jpg"
+
+
 def load_templates(folder: Path = FOLDER) -> BuiltInTemplates:
     """Raises nothing: what cannot be a template is named in the log and left out."""
     templates: list[Template] = []
     files: dict[str, Path] = {}
+    boxes: dict[str, tuple[Box, ...]] = {}
     for path in sorted(folder.glob("*/*")):
         if path.suffix.lower() not in _SUFFIXES:
             continue
@@ -59,8 +67,12 @@ def load_templates(folder: Path = FOLDER) -> BuiltInTemplates:
             logger.warning("not a template: %s/%s (names: a-z, 0-9, -, at most 16, each once)", category, path.name)
             continue
         files[name] = path
-        templates.append(Template(name, category, _title(path), built_in_template_key(name)))
-    return BuiltInTemplates(tuple(templates), files)
+        about = _about(path)
+        if about.faces:
+            boxes[name] = about.faces
+        key = built_in_template_key(name)
+        templates.append(Template(name, category, about.title, key, faces=max(len(about.faces), 1)))
+    return BuiltInTemplates(tuple(templates), files, boxes)
 
 
 def by_category(templates: Sequence[Template]) -> dict[str, list[Template]]:
@@ -70,13 +82,23 @@ def by_category(templates: Sequence[Template]) -> dict[str, list[Template]]:
     return found
 
 
-def _title(path: Path) -> dict[str, str]:
+@dataclass(frozen=True)
+class _About:
+    title: dict[str, str]
+    faces: tuple[Box, ...] = ()
+
+
+def _about(path: Path) -> _About:
+    """What stands beside the picture."""
     name = path.stem.replace("-", " ").replace("_", " ").capitalize()
+    untitled = _About({"en": name, "zh": name})
     try:
-        titles = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["title"]
-        return {"en": str(titles["en"]), "zh": str(titles["zh"])}
+        about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        title = {"en": str(about["title"]["en"]), "zh": str(about["title"]["zh"])}
+        faces = [(float(a), float(b), float(c), float(d)) for a, b, c, d in about.get("faces", ())]
+        return _About(title, tuple(faces) if len(faces) > 1 else ())
     except FileNotFoundError:
-        return {"en": name, "zh": name}
+        return untitled
     except (ValueError, KeyError, TypeError) as error:
-        logger.warning("%s has no title that can be read: %s", path.with_suffix(".json").name, error)
-        return {"en": name, "zh": name}
+        logger.warning("%s cannot be read: %s", path.with_suffix(".json").name, error)
+        return untitled

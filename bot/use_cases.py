@@ -101,10 +101,11 @@ async def gather_facts(parts: Parts, store: Store, person: Person, is_private: b
         new_id=new_id(),
         is_private=is_private,
         has_consented=await store.people.has_consented(user_id, CONSENT_VERSION),
-        has_subject=bool(await store.library.subjects(user_id)),
+        subjects=tuple(await store.library.subjects(user_id)),
         collection=await store.collections.open_one(user_id),
         training=training.view(place) if training else None,
         has_jobs=bool(jobs),
         training_quota=await ordering.training_quota(user_id),
+        retraining_quota=await ordering.training_quota(user_id, is_new=False),
         template_quota=await ordering.template_quota(user_id),
     )

@@ -94,6 +94,8 @@ class FakeWorker:
     refuse: dict[int, str] = field(default_factory=dict)  # place in the job -> reason
     fail_with: dict[str, Any] | None = None
     template_reason: str | None = None
+    template_faces: int = 1
+    skip: dict[int, str] = field(default_factory=dict)  # index of a face -> why it cannot be done
 
     async def take(self) -> AnyJob | None:
         """The next job, off the queue."""
@@ -144,8 +146,9 @@ class FakeWorker:
                     photos=photos, usable=len(usable), reference=usable[0].photo_id if usable else None
                 )
             case CheckTemplate():
-                faces = () if self.template_reason else (e.TemplateFace(box_xyxy=(0.2, 0.2, 0.8, 0.8)),)
-                return e.CheckTemplateResult(faces=faces, reason=self.template_reason)
+                count = 0 if self.template_reason else self.template_faces
+                faces = [e.TemplateFace(box_xyxy=(n / count, 0.2, (n + 0.8) / count, 0.8)) for n in range(count)]
+                return e.CheckTemplateResult(faces=tuple(faces), reason=self.template_reason)
             case TrainSubject():
                 prefix = run_prefix(job.output_prefix, job.attempt, run)
                 await blobs.put(f"{prefix}/lora.safetensors", b"weights")
@@ -168,7 +171,12 @@ class FakeWorker:
                 for number, key in enumerate(keys):
                     await blobs.put(key, jpeg(number))
                 files = tuple(e.PortraitFile(key=key, width=640, height=480, likeness=0.5) for key in keys)
-                return e.PortraitResult(portraits=files, seconds={"fuse": 1.0})
+                skipped = tuple(
+                    e.SkippedFace(face=face, subject_id=seat.subject_id, reason=self.skip[face])
+                    for face, seat in enumerate(job.faces)
+                    if seat and face in self.skip
+                )
+                return e.PortraitResult(portraits=files, seconds={"fuse": 1.0}, skipped=skipped)
 
     def _verdicts(self, photo_ids: list[str]) -> tuple[e.PhotoVerdict, ...]:
         return tuple(

@@ -39,7 +39,9 @@ class Collections:
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
 
-    async def open(self, session_id: str, user_id: str, address: Address, now: datetime) -> None:
+    async def open(
+        self, session_id: str, user_id: str, address: Address, now: datetime, retrains_id: str | None = None
+    ) -> None:
         self._session.add(
             t.Session(
                 id=session_id,
@@ -48,6 +50,7 @@ class Collections:
                 chat=address.chat,
                 person=address.person,
                 state="collecting",
+                retrains_id=retrains_id,
                 created_at=now,
                 touched_at=now,
             )
@@ -71,6 +74,23 @@ class Collections:
         address = address_of(row.platform, row.chat, row.person)
         message = MessageRef(address, row.message_id, row.message_is_picture) if row.message_id else None
         return StoredCollection(row.user_id, address, await self._collection(row), message, row.version, row.state)
+
+    async def set_name(self, session_id: str, name: str) -> None:
+        await self._session.execute(update(t.Session).where(t.Session.id == session_id).values(name=name))
+
+    async def name_of(self, session_id: str) -> str | None:
+        return await self._session.scalar(select(t.Session.name).where(t.Session.id == session_id))
+
+    async def keep_photos(self, session_id: str, *, keeps: bool) -> None:
+        """Whether the photos stay after the training."""
+        await self._session.execute(update(t.Session).where(t.Session.id == session_id).values(keeps_photos=keeps))
+
+    async def open_for_retraining(self, session_id: str, subject_id: str, address: Address, now: datetime) -> None:
+        """The photos of a training, as an open collection again."""
+        row = await self._session.get_one(t.Session, session_id, with_for_update=True)
+        row.state, row.retrains_id, row.version, row.touched_at = "collecting", subject_id, row.version + 1, now
+        row.platform, row.chat, row.person, row.message_id = address.platform, address.chat, address.person, None
+        await self._session.flush()
 
     async def set_state(self, session_id: str, state: Literal["collecting", "training", "trained"]) -> None:
         """A training takes over the message that showed the collection."""
@@ -113,7 +133,18 @@ class Collections:
         return [photo.id for photo in photos]
 
     async def drop(self, session_id: str) -> list[str]:
-        """Deletes the collection; the ids of its photos."""
+        """Deletes the collection; the ids of its photos.
+
+        One that was opened again for a retraining goes back to the model that keeps its photos.
+        """
+        kept = select(t.Subject.id).where(t.Subject.session_id == session_id)
+        if await self._session.scalar(kept) is not None:
+            await self.set_state(session_id, "trained")
+            return []
+        return await self.delete(session_id)
+
+    async def delete(self, session_id: str) -> list[str]:
+        """Deletes the collection for certain; the ids of its photos."""
         photos = list(await self._session.scalars(select(t.Photo.id).where(t.Photo.session_id == session_id)))
         await self._session.execute(delete(t.Session).where(t.Session.id == session_id))
         return photos
@@ -160,7 +191,11 @@ class Collections:
     async def delete_trained_before(self, moment: datetime) -> None:
         """The verdicts on photos that were used long ago."""
         await self._session.execute(
-            delete(t.Session).where(t.Session.state == "trained", t.Session.touched_at < moment)
+            delete(t.Session).where(
+                t.Session.state == "trained",
+                t.Session.touched_at < moment,
+                t.Session.id.not_in(select(t.Subject.session_id).where(t.Subject.session_id.is_not(None))),
+            )
         )
 
     async def idle_since(self, moment: datetime) -> list[str]:
@@ -173,7 +208,13 @@ class Collections:
             select(t.Photo).where(t.Photo.session_id == row.id).order_by(t.Photo.number)
         )
         verdicts = tuple(_verdict(photo, row.reference_photo_id) for photo in photos)
-        return Collection(row.id, verdicts, is_checking=bool(verdicts) and row.version != row.checked_version)
+        return Collection(
+            row.id,
+            verdicts,
+            is_checking=bool(verdicts) and row.version != row.checked_version,
+            keeps_photos=row.keeps_photos,
+            retrains_id=row.retrains_id,
+        )
 
 
 def _verdict(photo: t.Photo, reference: str | None) -> PhotoVerdict:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 
 from bot.db import tables as t
 from bot.db.people import message_ref
-from bot.domain import MessageRef, PortraitView, Subject, Template
+from bot.domain import Box, MessageRef, PortraitView, Subject, Template
 from bot.texts import own_template_title
 
 Thing = Literal["portrait", "template", "subject"]
@@ -51,8 +53,10 @@ class Library:
 
     # --- subjects ---
 
-    async def add_subject(self, user_id: str, subject: Subject, prefix: str, preview_key: str | None) -> None:
-        """The newest subject becomes the one that portraits are made of."""
+    async def add_subject(
+        self, user_id: str, subject: Subject, prefix: str, kept_session_id: str | None = None
+    ) -> None:
+        """The newest subject becomes the one that portraits are made of. `kept_session_id`: whose photos are kept."""
         self._session.add(
             t.Subject(
                 id=subject.subject_id,
@@ -61,7 +65,8 @@ class Library:
                 prefix=prefix,
                 likeness=subject.likeness,
                 real_likeness=subject.real_likeness,
-                preview_key=preview_key,
+                preview_key=subject.preview_key,
+                session_id=kept_session_id,
                 created_at=subject.created_at,
                 used_at=subject.created_at,
             )
@@ -74,13 +79,37 @@ class Library:
         rows = await self._session.scalars(
             select(t.Subject).where(t.Subject.user_id == user_id).order_by(t.Subject.created_at.desc())
         )
-        return [_subject(row) for row in rows]
+        return [_subject(row, await self._kept_photos(row.session_id)) for row in rows]
 
     async def current_subject(self, user_id: str) -> Subject | None:
         """The chosen one, else the newest."""
         subjects = await self.subjects(user_id)
         chosen = await self._session.scalar(select(t.User.current_subject_id).where(t.User.id == user_id))
         return next((s for s in subjects if s.subject_id == chosen), subjects[0] if subjects else None)
+
+    async def kept_session(self, subject_id: str) -> str | None:
+        """The collection that holds the photos that the subject was trained on, if they were kept."""
+        return await self._session.scalar(select(t.Subject.session_id).where(t.Subject.id == subject_id))
+
+    async def rename_subject(self, subject_id: str, name: str) -> None:
+        await self._session.execute(update(t.Subject).where(t.Subject.id == subject_id).values(name=name))
+
+    async def delete_subject(self, subject_id: str) -> list[str]:
+        """The ids of the photos that were kept for it and are gone with it."""
+        session_id = await self.kept_session(subject_id)
+        photos = list(await self._session.scalars(select(t.Photo.id).where(t.Photo.session_id == session_id)))
+        await self._session.execute(delete(t.Session).where(t.Session.id == session_id))
+        await self.delete("subject", subject_id)
+        return photos
+
+    async def replace_subject(self, old_id: str, new_id: str) -> None:
+        """What was made of the old subject is of the new one now; the old row goes."""
+        await self._session.execute(update(t.Portrait).where(t.Portrait.subject_id == old_id).values(subject_id=new_id))
+        await self.delete("subject", old_id)
+
+    async def _kept_photos(self, session_id: str | None) -> int:
+        query = select(func.count()).select_from(t.Photo).where(t.Photo.session_id == session_id, t.Photo.is_stored)
+        return (await self._session.scalar(query) or 0) if session_id else 0
 
     async def use_subject(self, user_id: str, subject_id: str) -> None:
         await self._session.execute(update(t.User).where(t.User.id == user_id).values(current_subject_id=subject_id))
@@ -107,8 +136,10 @@ class Library:
         )
         await self._session.flush()
 
-    async def template_checked(self, template_id: str, faces: int) -> None:
-        await self._session.execute(update(t.OwnTemplate).where(t.OwnTemplate.id == template_id).values(faces=faces))
+    async def template_checked(self, template_id: str, boxes: Sequence[Box]) -> None:
+        """It shows these faces (shares of the picture), from left to right."""
+        values = {"faces": len(boxes), "boxes": [list(box) for box in boxes]}
+        await self._session.execute(update(t.OwnTemplate).where(t.OwnTemplate.id == template_id).values(**values))
 
     async def templates(self, user_id: str) -> list[Template]:
         """Those that can serve, oldest first."""
@@ -118,6 +149,11 @@ class Library:
             .order_by(t.OwnTemplate.number)
         )
         return [_template(row) for row in rows]
+
+    async def boxes(self, template_id: str) -> list[Box]:
+        """Of the faces of a template of one's own, from left to right."""
+        found = await self._session.scalar(select(t.OwnTemplate.boxes).where(t.OwnTemplate.id == template_id))
+        return [(left, top, right, bottom) for left, top, right, bottom in found or ()]
 
     async def template(self, template_id: str) -> Template | None:
         row = await self._session.get(t.OwnTemplate, template_id)
@@ -155,11 +191,13 @@ class Library:
         )
         return [await self._portrait(row) for row in rows]
 
-    async def portraits(self, user_id: str, offset: int, limit: int) -> list[OwnedPortrait]:
-        """Newest first."""
+    async def portraits(
+        self, user_id: str, offset: int, limit: int, *, favourites: bool = False
+    ) -> list[OwnedPortrait]:
+        """Those to show, newest first: the best one of every order, and favourites."""
         rows = await self._session.scalars(
             select(t.Portrait)
-            .where(t.Portrait.user_id == user_id)
+            .where(t.Portrait.user_id == user_id, _shown(favourites))
             .order_by(t.Portrait.created_at.desc(), t.Portrait.number)
             .offset(offset)
             .limit(limit)
@@ -169,6 +207,20 @@ class Library:
     async def count_portraits(self, user_id: str) -> int:
         query = select(func.count()).select_from(t.Portrait).where(t.Portrait.user_id == user_id)
         return await self._session.scalar(query) or 0
+
+    async def count_portraits_of(self, subject_id: str) -> int:
+        query = select(func.count()).select_from(t.Portrait).where(t.Portrait.subject_id == subject_id, _shown(False))
+        return await self._session.scalar(query) or 0
+
+    async def count_shown(self, user_id: str, *, favourites: bool = False) -> int:
+        """How many `portraits` has."""
+        query = select(func.count()).select_from(t.Portrait).where(t.Portrait.user_id == user_id, _shown(favourites))
+        return await self._session.scalar(query) or 0
+
+    async def set_favourite(self, portrait_id: str, *, is_favourite: bool) -> None:
+        await self._session.execute(
+            update(t.Portrait).where(t.Portrait.id == portrait_id).values(is_favourite=is_favourite)
+        )
 
     async def portraits_before(self, moment: datetime) -> list[str]:
         return list(await self._session.scalars(select(t.Portrait.id).where(t.Portrait.created_at < moment)))
@@ -189,15 +241,26 @@ class Library:
             notes=tuple(row.notes),
             subject=_subject(subject) if subject else None,
             created_at=row.created_at,
+            is_favourite=row.is_favourite,
         )
         if row.template_id:
             view = replace(view, template=await self.template(row.template_id))
         return OwnedPortrait(view, row.job_id, row.user_id, row.template_id, row.subject_id)
 
 
-def _subject(row: t.Subject) -> Subject:
-    return Subject(row.id, row.name, row.created_at, row.likeness, row.real_likeness)
+def _subject(row: t.Subject, photos: int = 0) -> Subject:
+    return Subject(row.id, row.name, row.created_at, row.likeness, row.real_likeness, row.preview_key, photos)
 
 
 def _template(row: t.OwnTemplate) -> Template:
-    return Template(row.id, "own", own_template_title(row.number), row.key, owner_id=row.user_id)
+    title = own_template_title(row.number)
+    return Template(row.id, "own", title, row.key, owner_id=row.user_id, faces=row.faces or 1)
+
+
+def _shown(favourites: bool) -> ColumnElement[bool]:
+    """Of the candidates of an order the best one that is left speaks for all."""
+    if favourites:
+        return t.Portrait.is_favourite.is_(True)
+    best = aliased(t.Portrait)
+    first = select(func.min(best.number)).where(best.job_id == t.Portrait.job_id).scalar_subquery()
+    return (t.Portrait.number == first) | t.Portrait.is_favourite.is_(True)

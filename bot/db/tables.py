@@ -133,7 +133,10 @@ class Turn(Base):
 
 
 class Session(Base):
-    """A collection of photos. `version` counts changes to the set; a worker has judged it up to `checked_version`."""
+    """A collection of photos. `version` counts changes to the set; a worker has judged it up to `checked_version`.
+
+    `name` is what its model shall be called; `retrains_id` the model that the new one takes the place of.
+    """
 
     __tablename__ = "sessions"
     __table_args__ = (Index("ix_sessions_state", "state", "touched_at"),)
@@ -144,6 +147,9 @@ class Session(Base):
     chat: Mapped[str] = mapped_column(String(64))
     person: Mapped[str] = mapped_column(String(64))
     state: Mapped[str] = mapped_column(String(16))  # collecting, training, trained
+    name: Mapped[str | None] = mapped_column(String(64))
+    keeps_photos: Mapped[bool] = mapped_column(default=False)
+    retrains_id: Mapped[str | None] = mapped_column(String(40))
     version: Mapped[int] = mapped_column(default=0)
     checked_version: Mapped[int] = mapped_column(default=0)
     reference_photo_id: Mapped[str | None] = mapped_column(String(40))
@@ -178,6 +184,7 @@ class Subject(Base):
     likeness: Mapped[float | None]
     real_likeness: Mapped[float | None]
     preview_key: Mapped[str | None] = mapped_column(String(300))
+    session_id: Mapped[str | None] = mapped_column(String(40))  # whose photos it learnt from
     created_at: Mapped[datetime]
     used_at: Mapped[datetime]
 
@@ -190,6 +197,7 @@ class OwnTemplate(Base):
     number: Mapped[int]
     key: Mapped[str] = mapped_column(String(300))
     faces: Mapped[int | None]  # None until a worker has looked
+    boxes: Mapped[list[Any] | None] = mapped_column(JSON)  # of the faces, left to right, as shares of the picture
     created_at: Mapped[datetime]
 
 
@@ -252,6 +260,7 @@ class Portrait(Base):
     height: Mapped[int]
     likeness: Mapped[float | None]
     notes: Mapped[list[Any]]
+    is_favourite: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[datetime] = mapped_column(index=True)
 
 

@@ -1,4 +1,4 @@
-"""Dialogs with file uploads: photos of a subject (10 + 10), and a template of one's own.
+"""Dialogs: photos of a subject (10 + 10) with a name, a template of one's own, a new name.
 
 A dialog is sent and then known by its custom ids alone, so one that was open while the bot restarted still works.
 """
@@ -13,10 +13,10 @@ from discord import ui
 
 from bot import texts
 from bot.dialogue import CONSENT_VERSION
-from bot.domain import MIN_PHOTOS, Language
+from bot.domain import MAX_NAME, MIN_PHOTOS, Language
 from bot.replies import AskConsent
 
-PHOTOS, TEMPLATE = "photos", "template"
+PHOTOS, TEMPLATE, NAME = "photos", "template", "name"
 FIRST, SECOND, AGREE = "first", "second", "agree"
 PER_UPLOAD = 10  # Discord's most for one upload
 
@@ -25,10 +25,12 @@ AnyInteraction = discord.Interaction[Any]
 
 @dataclass(frozen=True)
 class Submitted:
-    """What came back. `agrees`: the statement of the consent was ticked."""
+    """What came back. `agrees`: the statement of the consent was ticked. `about`: the id that the dialog carried."""
 
     dialog: str
+    about: str
     agrees: bool
+    name: str
     attachments: tuple[discord.Attachment, ...]
 
 
@@ -43,6 +45,7 @@ def photos_dialog(language: Language, *, asks_consent: bool) -> ui.Modal:
     dialog.add_item(ui.Label(text=texts.dialog(label, language), component=first))
     dialog.add_item(ui.Label(text=texts.dialog("photos_second", language), component=second))
     if asks_consent:
+        dialog.add_item(ui.Label(text=texts.dialog("photos_name", language), component=_name_field(required=False)))
         # A group of one box, because a box alone cannot be required.
         statement = discord.CheckboxGroupOption(
             label=texts.dialog("photos_agree_more", language), value=CONSENT_VERSION
@@ -60,6 +63,17 @@ def template_dialog(language: Language) -> ui.Modal:
     return dialog
 
 
+def name_dialog(language: Language, subject_id: str) -> ui.Modal:
+    """What a model is called from now on."""
+    dialog = ui.Modal(title=texts.dialog("name_title", language), custom_id=f"{NAME}:{subject_id}", timeout=None)
+    dialog.add_item(ui.Label(text=texts.dialog("name_new", language), component=_name_field(required=True)))
+    return dialog
+
+
+def _name_field(*, required: bool) -> ui.TextInput[Any]:
+    return ui.TextInput(custom_id=NAME, max_length=MAX_NAME, required=required)
+
+
 async def open_dialog(interaction: AnyInteraction, dialog: ui.Modal) -> None:
     dialog.stop()  # the library would keep it in memory until it comes back, which it may never do
     await interaction.response.send_modal(dialog)
@@ -69,12 +83,16 @@ def submitted(interaction: AnyInteraction) -> Submitted:
     """Reads the answer to a dialog, of this process or of an earlier one."""
     data: dict[str, Any] = dict(interaction.data or {})
     fields = [label.get("component") or {} for label in data.get("components", ())]
+    words: dict[str, str] = {field.get("custom_id", ""): field.get("value") or "" for field in fields}
     values: dict[str, list[str]] = {field.get("custom_id", ""): field.get("values") or [] for field in fields}
     files = data.get("resolved", {}).get("attachments", {})
     ids = [one for upload in (FIRST, SECOND) for one in values.get(upload, ()) if one in files]
+    dialog, _, about = str(data.get("custom_id", "")).partition(":")
     return Submitted(
-        str(data.get("custom_id", "")),
+        dialog,
+        about,
         bool(values.get(AGREE)),
+        words.get(NAME, ""),
         # The library makes attachments of dialogs only for dialogs that it has in memory.
         tuple(discord.Attachment(data=files[one], state=interaction._state) for one in ids),
     )

@@ -102,6 +102,8 @@ def _extra_rows(reply: Reply) -> tuple[tuple[Button, ...], ...]:
             return ((Button(ADD_PHOTOS),),)
         case r.AskTemplatePicture():
             return ((Button(ADD_TEMPLATE),),)
+        case r.AskName(subject=subject):
+            return ((Button(Choice("rename", subject.subject_id)),),)
         case _:
             return ()
 
@@ -122,7 +124,15 @@ def _pictures(reply: Reply) -> tuple[str, ...]:
             return (key,) if key else ()
         case r.SubjectReady(preview_key=str(key)):
             return (key,)
-        case r.PortraitsReady(portraits=portraits) | r.Results(portraits=portraits):
+        case r.SubjectCard(subject=subject) | r.ConfirmDeleteSubject(subject=subject) if subject.preview_key:
+            return (subject.preview_key,)
+        case r.ChooseFace(picture_key=key):
+            return (key,)
+        case (
+            r.PortraitsReady(portraits=portraits)
+            | r.OtherCandidates(portraits=portraits)
+            | r.Results(portraits=portraits)
+        ):
             return _keys(portraits)
         case _:
             return ()

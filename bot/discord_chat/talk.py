@@ -20,9 +20,18 @@ import discord
 from bot import texts
 from bot.callback import ForgedButton, OldButton, unpack
 from bot.core import App, Incoming
-from bot.dialogue import CONSENT_VERSION, Asked, PictureNotTaken, Pressed, Said, SentPicture
+from bot.dialogue import CONSENT_VERSION, Asked, Filled, PictureNotTaken, Pressed, Said, SentPicture
 from bot.discord_chat.chat import PLATFORM, TOKEN_LIFE_S, Answering, DiscordChat, is_hidden
-from bot.discord_chat.dialogs import PHOTOS, TEMPLATE, open_dialog, photos_dialog, submitted, template_dialog
+from bot.discord_chat.dialogs import (
+    NAME,
+    PHOTOS,
+    TEMPLATE,
+    name_dialog,
+    open_dialog,
+    photos_dialog,
+    submitted,
+    template_dialog,
+)
 from bot.discord_chat.render import ADD_PHOTOS, ADD_TEMPLATE
 from bot.domain import Address, Language, MessageRef
 from bot.replies import Apology, AskConsent, Choice, NotYours, OutOfDate, Reply
@@ -81,6 +90,8 @@ class Talk:
             await _acknowledged(open_dialog(interaction, photos_dialog(language, asks_consent=False)))
         elif meant == ADD_TEMPLATE:
             await _acknowledged(open_dialog(interaction, template_dialog(language)))
+        elif meant.action == "rename":
+            await _acknowledged(open_dialog(interaction, name_dialog(language, meant.value)))
         elif await _acknowledged(interaction.response.defer()):
             answering = self.chat.opened(interaction, awaits_first=False)
             said = Pressed(meant)
@@ -105,7 +116,12 @@ class Talk:
         match what.dialog:
             case dialog if dialog == PHOTOS:
                 opening = AGREE if what.agrees else None
-                await self._tell(interaction, answering, opening, what.attachments)
+                name = Filled(Choice("name_model"), what.name) if what.name else None
+                await self._tell(interaction, answering, opening, what.attachments, name)
+            case dialog if dialog == NAME:
+                filled = Filled(Choice("rename", what.about), what.name)
+                reply = await self.app.handle(self._incoming(interaction, filled, "", self._pressed(interaction)))
+                await self._alert(interaction, reply)
             case dialog if dialog == TEMPLATE:
                 await self._tell(interaction, answering, OWN_TEMPLATE, what.attachments)
             case _:
@@ -135,7 +151,12 @@ class Talk:
     # --- telling the core
 
     async def _tell(
-        self, interaction: AnyInteraction, answering: Answering, opening: Said | None, attachments: Attachments
+        self,
+        interaction: AnyInteraction,
+        answering: Answering,
+        opening: Said | None,
+        attachments: Attachments,
+        after: Said | None = None,
     ) -> None:
         """The request, and its pictures if it was not refused. What there is to say, the core says in the chat."""
         if opening is not None:
@@ -145,6 +166,8 @@ class Talk:
             async for said in self._pictures(attachments):
                 number += 1
                 await self.app.handle(self._incoming(interaction, said, str(number)))
+            if after is not None:
+                await self.app.handle(self._incoming(interaction, after, "after"))
         elif isinstance(answering.refusal, AskConsent) and attachments:
             again = opening if opening == OWN_TEMPLATE else None
             self.waiting[str(interaction.user.id)] = Waiting(again, attachments, time.monotonic() + TOKEN_LIFE_S)

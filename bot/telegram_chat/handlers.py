@@ -19,7 +19,7 @@ from bot.chat import ChatError
 from bot.core import App, Incoming
 from bot.dialogue import Asked, PictureNotTaken, Pressed, Said, SentPicture, Typed
 from bot.domain import Address, Language, MessageRef
-from bot.replies import Apology, NotYours, OutOfDate, Reply
+from bot.replies import Apology, FavouriteSet, NotYours, OutOfDate, Reply
 from bot.telegram_chat.chat import PLATFORM, TelegramChat
 
 log = logging.getLogger(__name__)
@@ -159,7 +159,8 @@ async def _answer(query: CallbackQuery, reply: Reply | None, language: Language)
         if reply is None:
             await query.answer()
         else:
-            await query.answer(texts.alert(reply, language)[:MAX_ALERT], show_alert=True)
+            is_news = isinstance(reply, FavouriteSet)  # a line that goes by itself; a refusal has to be read
+            await query.answer(texts.alert(reply, language)[:MAX_ALERT], show_alert=not is_news)
     except TelegramError as error:
         log.info("a press could not be answered: %s", error.message)  # too old after a restart
 

@@ -77,7 +77,15 @@ class Renderer:
                 return [self._working(reply, job.preview_key, template)]
             case r.SubjectReady(preview_key=str(key)):
                 return [Picture(key, self._html(reply, MAX_CAPTION), self._keyboard(reply))]
-            case r.PortraitsReady(portraits=portraits) | r.Results(portraits=portraits):
+            case r.SubjectCard(subject=subject) | r.ConfirmDeleteSubject(subject=subject) if subject.preview_key:
+                return [Picture(subject.preview_key, self._html(reply, MAX_CAPTION), self._keyboard(reply))]
+            case r.ChooseFace(picture_key=key):
+                return [Picture(key, self._html(reply, MAX_CAPTION), self._keyboard(reply))]
+            case (
+                r.PortraitsReady(portraits=portraits)
+                | r.OtherCandidates(portraits=portraits)
+                | r.Results(portraits=portraits)
+            ):
                 return self._portraits(portraits, reply)
             case r.OriginalFile(portrait=portrait):
                 name = f"portrait-{portrait.portrait_id}.jpg"

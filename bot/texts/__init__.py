@@ -24,6 +24,13 @@ __all__ = [
 ]
 
 _PAGING = {"<": "‹", ">": "›"}
+# (action, name) -> the key of its label
+_OTHERWISE = {
+    ("results", "★"): "results.favourites",
+    ("subject", ""): "subject.back",
+    ("face", "-"): "face.left",
+    ("face", "*"): "face.all_left",
+}
 
 
 def say(reply: Reply, language: Language, platform: Platform = "telegram") -> Words:
@@ -43,6 +50,7 @@ def label(button: Button, language: Language) -> str:
         return _PAGING[button.name]
     if action == "gallery" and button.name:
         return category(button.name, language)
+    action = _OTHERWISE.get((action, button.name), action)
     form = labels[f"{action}.n"] if button.number and f"{action}.n" in labels else labels[action]
     return form.format(n=button.number, name=button.name)[:40]
 

@@ -24,6 +24,7 @@ class Phrasebook:
     names: dict[str, str]
     separator: str
     dialogs: dict[str, str]
+    notes: dict[str, str]
 
     def phrase(self, key: str, **values: Any) -> str:
         """With `n`, the form for one or for many is chosen."""
@@ -35,6 +36,10 @@ class Phrasebook:
     def reason(self, code: str | None) -> tuple[str, str]:
         """What is wrong and what to do; a code that a newer worker made up is told as a mistake of ours."""
         return self.reasons.get(code or "internal", self.reasons["internal"])
+
+    def note(self, note: str) -> str:
+        """What a note of the engine (`what` or `what: more`) says to people; "" for one that is not for them."""
+        return self.notes.get(note.partition(":")[0], "")
 
     def photos(self, numbers: Sequence[int]) -> str:
         """`Photos 3, 7`"""
@@ -68,6 +73,7 @@ def _book(module: Any, otherwise: dict[str, str]) -> Phrasebook:
         module.NAMES,
         module.LIST_SEPARATOR,
         module.DIALOGS,
+        module.NOTES,
     )
 
 

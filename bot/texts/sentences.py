@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bot import replies as r
-from bot.domain import JobStatus, JobView, Language, PhotoVerdict, PortraitView
+from bot.domain import MAX_NAME, JobStatus, JobView, Language, PhotoVerdict, PortraitView
 from bot.replies import Reply
 from bot.texts.phrasebook import Phrasebook
 
@@ -62,7 +62,8 @@ def _help(_: r.Help, book: Phrasebook, __: Language) -> list[str]:
 
 def _collecting(reply: r.CollectingPhotos, book: Phrasebook, _: Language) -> list[str]:
     if not reply.photos:
-        return [book.phrase("collect.empty.title"), book.phrase("collect.empty.how")]
+        gone = book.phrase("collect.retrains.gone", name=reply.retrains) if reply.retrains else ""
+        return [book.phrase("collect.empty.title"), gone, book.phrase("collect.empty.how")]
     usable = sum(photo.is_usable for photo in reply.photos)
     lines = [book.phrase("collect.title", n=len(reply.photos))]
     if usable:
@@ -72,7 +73,8 @@ def _collecting(reply: r.CollectingPhotos, book: Phrasebook, _: Language) -> lis
         lines.append(book.phrase("collect.warning", photos=book.photos(numbers), what=what))
     lines += _refused_photos(reply.photos, book)
     lines.append(_what_next(reply, usable, book))
-    return lines
+    lines.append(book.phrase("collect.retrains", name=reply.retrains) if reply.retrains else "")
+    return [*lines, book.phrase("collect.kept" if reply.keeps_photos else "collect.not_kept")]
 
 
 def _what_next(reply: r.CollectingPhotos, usable: int, book: Phrasebook) -> str:
@@ -128,6 +130,8 @@ def _standing(job: JobView, book: Phrasebook) -> list[str]:
         place = job.place.position
         lines.append(book.phrase("working.place", place=place) if place > 1 else book.phrase("working.next"))
     lines.append(book.phrase("working.eta", time=book.duration(eta)) if eta else "")
+    if job.place and not job.place.is_served:
+        lines.append(book.phrase("queue.no_worker"))
     return [*lines, book.phrase("working.leave") if job.kind == "train" else ""]
 
 
@@ -144,6 +148,7 @@ def _subject_ready(reply: r.SubjectReady, book: Phrasebook, _: Language) -> list
         lines.append(book.phrase("subject.likeness.alone", percent=_percent(subject.likeness)))
     for reason, numbers in _by_photo(reply.refused, "refused").items():
         lines.append(book.phrase("subject.refused", photos=book.photos(numbers), what=book.reason(reason)[0]))
+    lines.append(book.phrase("card.sheet") if reply.preview_key else "")
     return [*lines, book.phrase("subject.took", time=book.duration(reply.seconds)), book.phrase("subject.next")]
 
 
@@ -170,11 +175,39 @@ def _portraits(reply: r.PortraitsReady, book: Phrasebook, language: Language) ->
         if template
         else book.phrase("portraits.took", time=took)
     )
-    return [book.phrase("portraits.title", n=len(reply.portraits)), made, book.phrase("portraits.ai")]
+    skipped = [
+        book.phrase("skipped.face", face=skipped.face, what=book.reason(skipped.reason)[0]) for skipped in reply.skipped
+    ]
+    title = book.phrase("portraits.title", n=len(reply.portraits))
+    return [title, made, *skipped, *_notes(reply.portraits, book), book.phrase("portraits.ai")]
+
+
+def _notes(portraits: Iterable[PortraitView], book: Phrasebook) -> list[str]:
+    """What the engine could not do, once each."""
+    return list(dict.fromkeys(book.note(note) for portrait in portraits for note in portrait.notes))
+
+
+def _others(reply: r.OtherCandidates, book: Phrasebook, language: Language) -> list[str]:
+    template = reply.portraits[0].template if reply.portraits else None
+    title = book.phrase("others.title", n=len(reply.portraits))
+    return [title, template.title[language] if template else "", book.phrase("portraits.ai")]
+
+
+def _choose_face(reply: r.ChooseFace, book: Phrasebook, language: Language) -> list[str]:
+    faces, left = reply.template.faces, book.phrase("faces.left")
+    chosen = [
+        book.phrase("faces.line", face=face, name=name or left) for face, name in enumerate(reply.chosen[:faces], 1)
+    ]
+    if reply.face > faces:
+        return [book.phrase("faces.done"), reply.template.title[language], *chosen]
+    count = book.phrase("faces.count", faces=faces)
+    return [book.phrase("faces.title", face=reply.face), reply.template.title[language], count, *chosen]
 
 
 def _original(reply: r.OriginalFile, book: Phrasebook, language: Language) -> list[str]:
-    return [book.phrase("original.title"), _of_portrait(reply.portrait, language), book.phrase("portraits.ai")]
+    size = book.phrase("original.size", width=reply.portrait.width, height=reply.portrait.height)
+    lines = [book.phrase("original.title"), _of_portrait(reply.portrait, language), size]
+    return [*lines, book.phrase("portraits.ai")]
 
 
 def _of_portrait(portrait: PortraitView, language: Language) -> str:
@@ -186,7 +219,9 @@ def _of_portrait(portrait: PortraitView, language: Language) -> str:
 def _results(reply: r.Results, book: Phrasebook, language: Language) -> list[str]:
     if not reply.portraits:
         return [book.phrase("results.none.title"), book.phrase("results.none.how")]
-    title = book.phrase("results.title", index=reply.page + 1, count=reply.pages)
+    key = "results.favourite" if reply.only_favourites else "results.title"
+    mark = "★ " if any(portrait.is_favourite for portrait in reply.portraits) else ""
+    title = mark + book.phrase(key, index=reply.page + 1, count=reply.pages)
     return [title, *(_of_portrait(portrait, language) for portrait in reply.portraits), book.phrase("portraits.ai")]
 
 
@@ -245,6 +280,33 @@ def _models(reply: r.Models, book: Phrasebook, _: Language) -> list[str]:
     return [*lines, book.phrase("models.current") if len(reply.subjects) > 1 else ""]
 
 
+def _card(reply: r.SubjectCard, book: Phrasebook, _: Language) -> list[str]:
+    subject, lines = reply.subject, [reply.subject.name]
+    if subject.likeness is not None and subject.real_likeness is not None:
+        real = _percent(subject.real_likeness)
+        lines.append(book.phrase("card.likeness", percent=_percent(subject.likeness), real=real))
+    elif subject.likeness is not None:
+        lines.append(book.phrase("card.likeness.alone", percent=_percent(subject.likeness)))
+    lines.append(book.phrase("card.sheet") if subject.preview_key else "")
+    lines.append(book.phrase("card.made", n=reply.portraits, date=f"{subject.created_at:%Y-%m-%d}"))
+    lines.append(book.phrase("card.photos", n=subject.photos) if subject.photos else book.phrase("card.no_photos"))
+    return [*lines, book.phrase("card.current") if reply.is_current else ""]
+
+
+def _ask_name(reply: r.AskName, book: Phrasebook, _: Language) -> list[str]:
+    problem = book.phrase(f"name.{reply.problem}", most=MAX_NAME) if reply.problem else ""
+    title = book.phrase("name.ask.title", name=reply.subject.name)
+    return [title, problem, book.phrase("name.ask.how", most=MAX_NAME)]
+
+
+def _delete_subject(reply: r.ConfirmDeleteSubject, book: Phrasebook, _: Language) -> list[str]:
+    return [book.phrase("delete_subject.title", name=reply.subject.name), book.phrase("delete_subject.how")]
+
+
+def _favourite(reply: r.FavouriteSet, book: Phrasebook, _: Language) -> list[str]:
+    return [book.phrase("favourite.set" if reply.is_favourite else "favourite.unset")]
+
+
 def _privacy(reply: r.Privacy, book: Phrasebook, _: Language) -> list[str]:
     stored = book.phrase("privacy.stored", counts=_owned(reply.photos, len(reply.subjects), reply.portraits, book))
     rest = ("privacy.use", "privacy.kept", "privacy.erase")
@@ -268,6 +330,7 @@ def _forgotten(reply: r.Forgotten, book: Phrasebook, _: Language) -> list[str]:
     return [
         book.phrase("forgotten.title"),
         book.phrase("forgotten.counts", counts=deleted) if deleted else "",
+        book.phrase("forgotten.learnt") if counts.get("subjects") else "",
         book.phrase("forgotten.left", n=left) if left else "",
     ]
 
@@ -280,8 +343,10 @@ SENTENCES: dict[type, Callable[[Any, Phrasebook, Language], list[str]]] = {
     r.Welcome: _welcome,
     r.Help: _help,
     r.AskConsent: _fixed("consent.title", "consent.what", "consent.kept", "consent.statement"),
+    r.ConsentGiven: _fixed("consent.given.title", "consent.given.how"),
     r.ConsentDeclined: _fixed("declined.title", "declined.again"),
     r.CollectingPhotos: _collecting,
+    r.AlreadyCollecting: _fixed("already_collecting"),
     r.PhotoNotTaken: _not_taken,
     r.NoCollection: _fixed("no_collection.title", "no_collection.how"),
     r.NotEnoughPhotos: _not_enough,
@@ -292,7 +357,11 @@ SENTENCES: dict[type, Callable[[Any, Phrasebook, Language], list[str]]] = {
     r.OwnTemplateChecking: _fixed("own.checking"),
     r.OwnTemplateReady: _own_ready,
     r.OwnTemplateRefused: _own_refused,
+    r.ChooseFace: _choose_face,
+    r.NobodyChosen: _fixed("nobody.title", "nobody.how"),
     r.PortraitsReady: _portraits,
+    r.OtherCandidates: _others,
+    r.FavouriteSet: _favourite,
     r.OriginalFile: _original,
     r.Results: _results,
     r.NoSubject: _no_subject,
@@ -303,8 +372,12 @@ SENTENCES: dict[type, Callable[[Any, Phrasebook, Language], list[str]]] = {
     r.AlreadyBusy: _busy,
     r.QuotaReached: _quota,
     r.Models: _models,
+    r.SubjectCard: _card,
+    r.AskName: _ask_name,
+    r.ConfirmDeleteSubject: _delete_subject,
     r.Privacy: _privacy,
     r.ConfirmForget: _confirm_forget,
+    r.ConfirmForgetAgain: _fixed("forget.again.title", "forget.again.what"),
     r.Forgotten: _forgotten,
     r.Deleted: lambda reply, book, language: [book.phrase(f"deleted.{reply.what}")],
     r.NotYours: _fixed("not_yours"),

@@ -469,6 +469,7 @@ async def test_forget_deletes_the_messages_too(place: Place) -> None:
         await here.discord.press(here.me, privacy, privacy.buttons["forget"])
         question = await here.discord.has_button("forget_yes")
         await here.discord.press(here.me, question, question.buttons["forget_yes"])
+        await here.discord.push(here.me, "forget_sure")
         await here.discord.until(lambda m: "Everything is deleted." in m.text)
         await until(lambda: privacy.id not in here.discord.messages)
 

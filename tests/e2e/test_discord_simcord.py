@@ -69,11 +69,13 @@ class ScriptedApp:
             case Pressed(Choice("agree")):
                 await chat.send(to, r.CollectingPhotos("session", (), 5, 20, False, False), language)
             case Asked("portrait"):
-                await chat.send(to, r.PortraitsReady("job", PORTRAITS, 2.0), language)
+                await chat.send(to, r.PortraitsReady("job", PORTRAITS[:1], 2.0, 3), language)
             case Asked("templates"):
                 await chat.send(to, r.Gallery(template, 0, 3, "studio", ("studio", "film"), True), language)
             case Pressed(Choice("gallery")) if incoming.pressed:
                 await chat.update(incoming.pressed, r.Gallery(template, 1, 3, "studio", ("studio",), True), language)
+            case Pressed(Choice("others")):
+                await chat.send(to, r.OtherCandidates("job", PORTRAITS[1:]), language)
             case Pressed(Choice("original")):
                 await chat.send(to, r.OriginalFile(PORTRAITS[0]), language)
             case Pressed():
@@ -130,9 +132,11 @@ async def test_gallery_results_and_buttons_after_a_restart(tmp_path: Path) -> No
         await anna.click(gallery.response, label="›")
         assert "2 of 3" in str(gallery.response.components)
         result = await anna.slash(channel, "portrait", template="any")
-        assert len(result.response.attachments) == 4
+        assert len(result.response.attachments) == 1
+        others = await anna.click(result.response, label="3 other candidates")
+        assert len(others.followups[0].attachments) == 3
         await env.restart_bot(client(app))
-        original = await anna.click(result.response, label="Original 1")
+        original = await anna.click(result.response, label="Full size")
         assert len(original.followups[0].attachments) == 1
         again = await anna.click(result.response, label="Again")
         assert again.followups[0].content == "This button is out of date."

@@ -269,7 +269,7 @@ async def test_several_portraits_are_an_album_followed_by_the_buttons(
 ) -> None:
     portraits = tuple(PortraitView(f"portrait0{i}", f"p/{i}.jpg", 640, 480, 0.7) for i in (1, 2))
     (working,) = await app.port.send(ME, r.Working(JobView("job000001", "portrait", JobStatus.QUEUED)), "en")
-    last = await app.port.update(working, r.PortraitsReady("job000001", portraits, 12.0), "en")
+    last = await app.port.update(working, r.OtherCandidates("job000001", portraits), "en")
     album, others = [], []
     for message in sandbox.world.chat(1001).messages.values():
         (album if "media_group_id" in message else others).append(message)

@@ -200,7 +200,7 @@ async def test_without_history_there_is_a_place_but_no_eta(db: Database) -> None
     async with db.transaction() as store:
         job = await store.jobs.get(await add_job(store, await user(store), "train"))
         assert job is not None
-        assert await store.jobs.place_of(job, workers=Workers(0)) == QueuePlace(1, None)
+        assert await store.jobs.place_of(job, workers=Workers(0)) == QueuePlace(1, None, is_served=False)
 
 
 async def test_failed_and_cancelled_work_is_not_charged(db: Database) -> None:

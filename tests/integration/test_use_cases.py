@@ -346,9 +346,12 @@ async def test_several_portraits_several_people(valkey: ValkeyServer, tmp_path: 
         await bench.train(ANNA)
         await bench.train(BEN)
         first = await bench.portrait(ANNA)
-        assert len(first.portraits) == 3
+        assert (len(first.portraits), first.others) == (1, 2)
+        second = await bench.portrait(ANNA)
+        assert second.portraits != first.portraits
+        await bench.portrait(ANNA)
         await bench.ask("results", who=ANNA)
-        assert bench.chat.last(r.Results).pages == 3
+        assert bench.chat.last(r.Results).pages == 3, "of every order the best one"
         await bench.push(r.Results, "results", ANNA)
         assert bench.chat.last(r.Results).page == 2, "the button before the first page leads to the last"
         await bench.ask("results", who=BEN)
@@ -393,6 +396,7 @@ async def test_forget_leaves_nothing(bench: BotBench, moment: str) -> None:
         await redis.set(lease_key(running.job_id), "1:1:fake", ex=60)
     await bench.ask("forget")
     await bench.push(r.ConfirmForget, "forget_yes")
+    await bench.push(r.ConfirmForgetAgain, "forget_sure")
     await bench.parts.tasks.settle()
     assert bench.chat.last(r.Forgotten)
     if running is not None:

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
 from bot import replies as r
 from bot.acts import (
+    Act,
+    AskFace,
     CancelAllJobs,
     CheckOwnTemplate,
     DropCollection,
     DropPicture,
     Forget,
     KeepPhoto,
+    KeepPhotos,
     LookUp,
+    NameModel,
     OpenCollection,
     OrderPortrait,
     RecordConsent,
     RemovePhotos,
+    Retrain,
+    Settle,
     ShowCollection,
     StartTraining,
     Tell,
@@ -29,12 +36,15 @@ from bot.conversation import ACTIONS, COMMANDS, advance, takes_pictures
 from bot.dialogue import (
     CONSENT_VERSION,
     Asked,
+    AwaitingName,
     AwaitingTemplatePicture,
+    ChoosingFaces,
     Collecting,
     ConfirmingForget,
     Consenting,
     Dialogue,
     Facts,
+    Filled,
     Heard,
     Idle,
     PictureKept,
@@ -43,7 +53,7 @@ from bot.dialogue import (
     Step,
     Typed,
 )
-from bot.domain import MAX_PHOTOS, Collection, JobStatus, JobView, PhotoVerdict
+from bot.domain import MAX_PHOTOS, Collection, JobStatus, JobView, PhotoVerdict, Subject
 from bot.packing import pack_dialogue, pack_telling, unpack_dialogue, unpack_telling
 from bot.replies import Choice
 
@@ -60,12 +70,23 @@ NEW = Facts(new_id="newid00000")
 AGREED = replace(NEW, has_consented=True)
 FILLING = replace(AGREED, collection=collection(6))
 TRAINING = replace(AGREED, training=JobView("job0000000", "train", JobStatus.RUNNING), has_jobs=True)
-READY = replace(AGREED, has_subject=True)
+SUBJECT = Subject("subject000000000", "Model 1", datetime(2026, 11, 22, tzinfo=UTC), 0.6, 0.7)
+READY = replace(AGREED, subjects=(SUBJECT,))
 HERE = Collecting(SESSION)
+
+
+MODEL = SUBJECT.subject_id
+SHOW, ANEW = ShowCollection(SESSION), ShowCollection(SESSION, anew=True)
+FIVE = (MODEL,) * 5 + ("",) * 4
+OLD_BUTTON = Step(ChoosingFaces("group", 2, (MODEL,)), alert=r.OutOfDate())
 
 
 def press(action: str, value: str = "") -> Pressed:
     return Pressed(Choice(action, value))
+
+
+def named(name: str) -> tuple[Act, ...]:
+    return NameModel("subject", MODEL, name), LookUp("subject", MODEL)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +99,12 @@ def press(action: str, value: str = "") -> Pressed:
             NEW,
             Step(
                 Collecting("newid00000"),
-                (RecordConsent(CONSENT_VERSION), OpenCollection("newid00000"), ShowCollection("newid00000")),
+                (
+                    Settle(r.ConsentGiven()),
+                    RecordConsent(CONSENT_VERSION),
+                    OpenCollection("newid00000"),
+                    ShowCollection("newid00000"),
+                ),
             ),
         ),
         (
@@ -141,7 +167,79 @@ def press(action: str, value: str = "") -> Pressed:
             Step(AwaitingTemplatePicture(), (Tell(r.OwnTemplateRefused("animated")),)),
         ),
         (Idle(), Asked("forget"), READY, Step(ConfirmingForget(Idle()), (LookUp("forget"),))),
-        (ConfirmingForget(HERE), press("forget_yes"), FILLING, Step(Idle(), (Forget(),))),
+        (
+            ConfirmingForget(HERE),
+            press("forget_yes"),
+            FILLING,
+            Step(ConfirmingForget(HERE, said_yes=True), (Tell(r.ConfirmForgetAgain(), in_place=True),)),
+        ),
+        (ConfirmingForget(HERE, said_yes=True), press("forget_sure"), FILLING, Step(Idle(), (Forget(),))),
+        (ConfirmingForget(HERE), press("forget_sure"), FILLING, Step(HERE, alert=r.OutOfDate())),
+        (ConfirmingForget(HERE, said_yes=True), press("forget_yes"), FILLING, Step(HERE, alert=r.OutOfDate())),
+        (ConfirmingForget(HERE, said_yes=True), Typed("yes"), FILLING, Step(HERE, (Tell(r.NotUnderstood()), ANEW))),
+        (Idle(), press("rename", MODEL), READY, Step(AwaitingName(MODEL), (Tell(r.AskName(SUBJECT)),))),
+        (Idle(), press("rename", "somebodyelses"), READY, Step(Idle(), alert=r.OutOfDate())),
+        (AwaitingName(MODEL), Typed("  Me,\u202e 2026\n"), READY, Step(Idle(), named("Me, 2026"))),
+        (
+            AwaitingName(MODEL),
+            Typed("x" * 33),
+            READY,
+            Step(AwaitingName(MODEL), (Tell(r.AskName(SUBJECT, "too_long")),)),
+        ),
+        (AwaitingName(MODEL), Typed("\u200b"), READY, Step(AwaitingName(MODEL), (Tell(r.AskName(SUBJECT, "empty")),))),
+        (AwaitingName(MODEL), Asked("cancel"), READY, Step(Idle(), (Tell(r.Cancelled("name")),))),
+        (AwaitingName(MODEL), Typed("Me"), AGREED, Step(Idle(), (Tell(r.OutOfDate()),))),
+        (Idle(), Filled(Choice("rename", MODEL), "Me"), READY, Step(Idle(), named("Me"))),
+        (
+            HERE,
+            Filled(Choice("name_model"), "Me"),
+            FILLING,
+            Step(HERE, (NameModel("collection", SESSION, "Me"), SHOW)),
+        ),
+        (Idle(), press("retrain", MODEL), READY, Step(Idle(), (Retrain("newid00000", MODEL),))),
+        (Idle(), press("retrain", "somebodyelses"), READY, Step(Idle(), alert=r.OutOfDate())),
+        (
+            HERE,
+            press("retrain", MODEL),
+            replace(FILLING, subjects=(SUBJECT,)),
+            Step(HERE, (Tell(r.AlreadyCollecting()), ShowCollection(SESSION, anew=True))),
+        ),
+        (HERE, press("keep_photos", SESSION), FILLING, Step(HERE, (KeepPhotos(SESSION, True), SHOW))),
+        (Idle(), press("seat", "group.2"), READY, Step(ChoosingFaces("group", 2), (AskFace("group", (), False),))),
+        (Idle(), press("seat", "group.99"), READY, Step(Idle(), alert=r.OutOfDate())),
+        (
+            ChoosingFaces("group", 2),
+            press("face", f"1.{MODEL}"),
+            READY,
+            Step(ChoosingFaces("group", 2, (MODEL,)), (AskFace("group", (MODEL,), True),)),
+        ),
+        (
+            ChoosingFaces("group", 2, (MODEL,)),
+            press("face", "2."),
+            READY,
+            Step(Idle(), (AskFace("group", (MODEL, ""), True), OrderPortrait("group", (MODEL, "")))),
+        ),
+        (
+            ChoosingFaces("group", 3, ("",)),
+            press("face", "2.*"),
+            READY,
+            Step(Idle(), (Tell(r.NobodyChosen(), in_place=True),)),
+        ),
+        (
+            ChoosingFaces("group", 9, (MODEL,) * 4),
+            press("face", f"5.{MODEL}"),
+            READY,
+            Step(Idle(), (AskFace("group", FIVE, True), OrderPortrait("group", FIVE))),
+        ),
+        (ChoosingFaces("group", 2, (MODEL,)), press("face", "1."), READY, OLD_BUTTON),
+        (ChoosingFaces("group", 2, (MODEL,)), press("face", "2.somebodyelses"), READY, OLD_BUTTON),
+        (ChoosingFaces("group", 2), Asked("cancel"), TRAINING, Step(Idle(), (Tell(r.Cancelled("faces")),))),
+        (
+            AwaitingName(MODEL),
+            PictureKept("p"),
+            replace(FILLING, subjects=(SUBJECT,)),
+            Step(HERE, (KeepPhoto(SESSION, "p"), SHOW)),
+        ),
         (HERE, press("forget_yes"), FILLING, Step(HERE, alert=r.OutOfDate())),
         (ConfirmingForget(HERE), Asked("help"), FILLING, Step(HERE, (Tell(r.Help()),))),
         (HERE, Asked("help"), AGREED, Step(Idle(), (Tell(r.Help()),))),  # its collection is gone
@@ -155,14 +253,25 @@ def test_what_follows_from_what_is_said(dialogue: Dialogue, heard: Heard, facts:
     assert advance(dialogue, heard, facts) == expected
 
 
-STATES: list[Dialogue] = [Idle(), Consenting(), HERE, AwaitingTemplatePicture(), ConfirmingForget(HERE)]
-WORLDS = [NEW, AGREED, FILLING, TRAINING, READY, replace(FILLING, has_subject=True, training=TRAINING.training)]
+STATES: list[Dialogue] = [
+    Idle(),
+    Consenting(),
+    HERE,
+    AwaitingTemplatePicture(),
+    AwaitingName(MODEL),
+    ChoosingFaces("group", 2, (MODEL,)),
+    ConfirmingForget(HERE),
+    ConfirmingForget(AwaitingName(MODEL), said_yes=True),
+]
+WORLDS = [NEW, AGREED, FILLING, TRAINING, READY, replace(FILLING, subjects=(SUBJECT,), training=TRAINING.training)]
 HEARD: list[Heard] = [
     *(Asked(command) for command in (*COMMANDS, "nonsense")),
     *(press(action, value) for action in (*ACTIONS, "nonsense") for value in ("", SESSION, "studio.3", "'; --")),
     PictureKept("picture000"),
     PictureNotTaken("animated"),
     Typed("hello"),
+    Filled(Choice("rename", MODEL), "hello"),
+    Filled(Choice("nonsense"), "hello"),
 ]
 
 
@@ -178,7 +287,7 @@ def test_everything_is_answered_in_every_state(dialogue: Dialogue, facts: Facts)
 @pytest.mark.parametrize("dialogue", STATES, ids=str)
 def test_every_state_can_be_left_by_command(dialogue: Dialogue, facts: Facts) -> None:
     after = advance(dialogue, Asked("cancel"), facts)
-    assert not isinstance(after.dialogue, Consenting | AwaitingTemplatePicture | ConfirmingForget)
+    assert isinstance(after.dialogue, Idle | Collecting)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -207,6 +316,11 @@ def test_every_offered_button_is_understood() -> None:
         r.JobFailed("train", "internal", can_retry=True, job_id="j"),
         r.Privacy(0, (), 0),
         r.ConfirmForget(0, 0, 0),
+        r.ConfirmForgetAgain(),
+        r.SubjectReady(SUBJECT, (), None, 1),
+        r.SubjectCard(SUBJECT, False, 0),
+        r.ConfirmDeleteSubject(SUBJECT),
+        r.NobodyChosen(),
         r.OwnTemplateRefused("no_face"),
     ]
     offered = {button.choice.action for reply in replies for row in rows_of(reply) for button in row}

@@ -13,7 +13,7 @@ from bot import replies as r
 from bot import texts
 from bot.callback import pack, secret_of
 from bot.discord_chat.chat import _names, _view
-from bot.discord_chat.dialogs import photos_dialog, template_dialog
+from bot.discord_chat.dialogs import name_dialog, photos_dialog, template_dialog
 from bot.discord_chat.render import ADD_PHOTOS, ADD_TEMPLATE, Card, Renderer, progress_bar
 from bot.domain import Language, PhotoVerdict
 from bot.replies import Reply
@@ -52,13 +52,14 @@ async def test_the_longest_reply_loses_words_and_buttons_but_goes_out() -> None:
     portraits = tuple(replace(PORTRAITS[0], portrait_id=f"portrait{n:03}") for n in range(40))
     for reply in (
         r.CollectingPhotos("session001", photos, 5, 20, False, False),
-        r.PortraitsReady("job" * 6, portraits, 2.0),
+        r.OtherCandidates("job" * 6, portraits),
         r.JobFailed("train", "too_few_photos", photos, "a1b2c3", True, "job" * 6),
     ):
         card = rendered(reply)
         assert not faults(await payload(card), set(_names(card.pictures)))
-    assert len(rendered(r.PortraitsReady("job" * 6, portraits, 2.0)).pictures) == 10
-    assert [button.label for button in rendered(r.PortraitsReady("j", portraits, 2.0)).rows[0]] == ["Again", "Gallery"]
+    others = rendered(r.OtherCandidates("job" * 6, portraits))
+    assert len(others.pictures) == 10
+    assert [button.label for button in others.rows[0]] == ["☆ 1", "Full size 1", "Delete 1"]
 
 
 def test_of_two_pages_there_is_one_way_to_the_other_one() -> None:
@@ -79,6 +80,7 @@ def test_a_portrait_in_any_form_says_that_it_was_made_by_a_machine() -> None:
     for reply in (
         r.PortraitsReady("job000", PORTRAITS[:1], 2.0),
         r.OriginalFile(PORTRAITS[0]),
+        r.OtherCandidates("job000", PORTRAITS[1:4]),
         r.Results(PORTRAITS[:1], 0, 1),
     ):
         assert "AI-generated" in rendered(reply, "en").text
@@ -101,13 +103,14 @@ def test_pictures_come_through_dialogs_that_buttons_open() -> None:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_dialogs_fit_into_discords_limits(language: Language) -> None:
-    dialogs = [photos_dialog(language, asks_consent=asks) for asks in (True, False)] + [template_dialog(language)]
+    dialogs = [photos_dialog(language, asks_consent=asks) for asks in (True, False)]
+    dialogs += [template_dialog(language), name_dialog(language, "subject" * 4)]
     for dialog in dialogs:
         data = dialog.to_dict()
         assert 1 <= len(data["title"]) <= 45
         assert 1 <= len(data["components"]) <= 5
         for part in walk(data["components"]):
-            assert len(part.get("label", "")) <= 45
+            assert len(part.get("label") or "") <= 45
             for option in part.get("options", ()):
                 assert len(option["label"]) <= 100
     agree = next(part for part in walk(dialogs[0].to_dict()["components"]) if part["type"] == 22)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typing
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
@@ -37,8 +38,10 @@ PHOTOS = tuple(
     )
 )
 SUBJECT = Subject("subject001", NASTY, datetime(2026, 1, 1, tzinfo=UTC), 0.62, 0.71)
+SHEET = replace(SUBJECT, preview_key="users/u/subjects/s/1-1/sheet.jpg", photos=7)
 TEMPLATE = Template("x" * 20, "studio", {"en": NASTY, "zh": NASTY}, "templates/x.jpg")
 OWN = Template("y" * 20, "own", {"en": "Own", "zh": "自己的"}, "users/u/templates/y.jpg", owner_id="u")
+GROUP = replace(TEMPLATE, template_id="z" * 16, faces=3)
 QUEUED = JobView("job" * 6, "train", JobStatus.QUEUED, place=QueuePlace(3, 400.0))
 RUNNING = JobView("job" * 6, "portrait", JobStatus.RUNNING, "train_lora", 0.42)
 PREVIEWED = JobView("job" * 6, "train", JobStatus.RUNNING, "validate", 0.9, preview_key="users/u/jobs/j/preview.jpg")
@@ -46,22 +49,30 @@ FAILED = JobView("job" * 6, "train", JobStatus.FAILED, "train_lora", 0.9)
 PORTRAITS = tuple(PortraitView(f"portrait{n:03}", f"p/{n}.jpg", 1024, 1024, 0.7, (), TEMPLATE) for n in range(12))
 
 REPLIES: list[Reply] = [
-    r.Welcome(True), r.Welcome(False), r.Help(), r.AskConsent("2026-11"), r.ConsentDeclined(),
+    r.Welcome(True), r.Welcome(False), r.Help(), r.AskConsent("2026-11"), r.ConsentGiven(), r.ConsentDeclined(),
     r.CollectingPhotos("session001", (), 5, 20, False, False),
     r.CollectingPhotos("session001", PHOTOS, 5, 20, True, True),
-    r.NoCollection(), r.NotEnoughPhotos(3, 5),
+    r.CollectingPhotos("session001", PHOTOS, 5, 20, True, True, keeps_photos=True, retrains=NASTY),
+    r.AlreadyCollecting(), r.NoCollection(), r.NotEnoughPhotos(3, 5),
     r.Working(QUEUED), r.Working(RUNNING, TEMPLATE), r.Working(RUNNING, OWN), r.Working(PREVIEWED), r.Working(FAILED),
     r.SubjectReady(SUBJECT, PHOTOS[2:3], "users/u/preview.jpg", 130.0), r.SubjectReady(SUBJECT, (), None, 1.0),
     r.Gallery(TEMPLATE, 0, 3, "studio", ("studio", "film", "id_photo", "painting"), True),
     r.Gallery(OWN, 0, 1, "own", ("studio", "own"), False),
     r.AskTemplatePicture(), r.OwnTemplateChecking(), r.OwnTemplateReady(OWN, 1),
-    r.PortraitsReady("job" * 6, PORTRAITS[:1], 20.0), r.PortraitsReady("job" * 6, PORTRAITS[:8], 20.0),
+    r.PortraitsReady("job" * 6, PORTRAITS[:1], 20.0), r.OtherCandidates("job" * 6, PORTRAITS[:8]),
+    r.PortraitsReady("job" * 6, PORTRAITS[:1], 20.0, 3, (r.SkippedFace(2, "face_failed"),)),
+    r.OtherCandidates("job" * 6, PORTRAITS[1:2]), r.FavouriteSet(True), r.FavouriteSet(False),
+    *(r.ChooseFace(GROUP, "g.faces.jpg", (), face, (NASTY, "")[: face - 1], (SUBJECT,) * 5) for face in (1, 2, 3, 4)),
+    r.NobodyChosen(),
     r.OriginalFile(PORTRAITS[0]), r.Results((), 0, 0), r.Results(PORTRAITS[:1], 0, 3), r.Results(PORTRAITS[:4], 2, 3),
+    r.Results(PORTRAITS[:1], 10**5, 10**6, 10**5), r.Results(PORTRAITS[:1], 10**5, 10**6, 10**5, True),
     r.NoSubject(True), r.NoSubject(False), r.QueueStatus((), 0, 0), r.QueueStatus((QUEUED, RUNNING), 7, 1),
     r.NothingToCancel(), r.Cancelled("train"), r.Cancelled("collection"), r.AlreadyBusy(QUEUED),
     r.JobFailed("train", "not_enough_photos", PHOTOS, "a1b2c3", True, "job" * 6), r.JobFailed("portrait", "internal"),
     r.QuotaReached("trainings", 5, 3600.0), r.QuotaReached("subjects", 5), r.Models((SUBJECT, SUBJECT), "other"),
-    r.Models((), None), r.Privacy(3, (SUBJECT,), 4), r.ConfirmForget(3, 1, 4),
+    r.Models((), None), r.Privacy(3, (SUBJECT,), 4), r.ConfirmForget(3, 1, 4), r.ConfirmForgetAgain(),
+    r.SubjectCard(SUBJECT, True, 3), r.SubjectCard(SHEET, False, 0), r.AskName(SUBJECT), r.AskName(SUBJECT, "too_long"),
+    r.ConfirmDeleteSubject(SUBJECT), r.ConfirmDeleteSubject(SHEET),
     r.Forgotten(DeletionReceipt({"photos": 3, "portraits": 2})), r.Deleted("portrait"), r.NotYours(), r.OutOfDate(),
     r.PrivateChatOnly(), r.NotUnderstood(), r.Apology("a1b2c3"),
     *(r.PhotoNotTaken(reason, count) for count in (1, 3) for reason in (
@@ -106,7 +117,7 @@ def test_every_reply_fits_into_telegrams_limits(reply: Reply, language: Language
 
 
 def test_a_portrait_in_any_form_says_that_it_was_made_by_a_machine() -> None:
-    for reply in (r.PortraitsReady("job000", PORTRAITS[:1], 2.0), r.PortraitsReady("job000", PORTRAITS[:3], 2.0),
+    for reply in (r.PortraitsReady("job000", PORTRAITS[:1], 2.0), r.OtherCandidates("job000", PORTRAITS[:3]),
                   r.OriginalFile(PORTRAITS[0]), r.Results(PORTRAITS[:1], 0, 1)):  # fmt: skip
         for language, word in (("en", "AI-generated"), ("zh", "AI")):
             texts = [m.html for m in rendered(reply, typing.cast(Language, language)) if not isinstance(m, Album)]
@@ -114,7 +125,7 @@ def test_a_portrait_in_any_form_says_that_it_was_made_by_a_machine() -> None:
 
 
 def test_twelve_portraits_are_two_albums_and_one_message_with_buttons() -> None:
-    first, second, last = rendered(r.PortraitsReady("job000", PORTRAITS, 2.0), "en")
+    first, second, last = rendered(r.OtherCandidates("job000", PORTRAITS), "en")
     assert isinstance(first, Album)
     assert isinstance(second, Album)
     assert isinstance(last, Text)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import string
+from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
+import engine
 from bot import replies as r
 from bot import texts
 from bot.choices import Button, rows_of
@@ -36,6 +39,7 @@ LANGUAGES: tuple[Language, ...] = get_args(Language)
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 SUBJECT = Subject("subject0", "Model 1", NOW, 0.61, 0.7)
 TEMPLATE = Template("sunset", "painting", {"en": "Sunset", "zh": "夕阳"}, "templates/sunset.jpg")
+GROUP = replace(TEMPLATE, faces=3)
 PORTRAIT = PortraitView("portrait", "k.jpg", 10, 10, 0.5, template=TEMPLATE, created_at=NOW)
 PHOTOS = (
     PhotoVerdict("p1", 1, "ok", is_reference=True),
@@ -50,11 +54,16 @@ def job(status: JobStatus, kind: Any = "train", stage: str | None = None) -> Job
     return JobView("job00000", kind, status, stage, 0.4, QueuePlace(3, 250))
 
 
+CANCELLABLE = ("train", "portrait", "inspect", "check_template")
 EXAMPLES: list[Reply] = [
     *(r.Welcome(flag) for flag in (True, False)),
     r.Help(),
     r.AskConsent("1"),
+    r.ConsentGiven(),
     r.ConsentDeclined(),
+    r.AlreadyCollecting(),
+    r.CollectingPhotos("s", (), 5, 20, False, False, retrains="Model 1"),
+    r.CollectingPhotos("s", PHOTOS, 5, 20, False, False, keeps_photos=True, retrains="Model 1"),
     r.CollectingPhotos("s", (), 5, 20, False, False),
     r.CollectingPhotos("s", PHOTOS, 5, 20, True, False),
     r.CollectingPhotos("s", PHOTOS[:1] * 6, 5, 20, False, True),
@@ -81,10 +90,7 @@ EXAMPLES: list[Reply] = [
     r.QueueStatus((), 0, 1),
     r.QueueStatus((job(JobStatus.QUEUED), job(JobStatus.RUNNING, "portrait")), 5, 0),
     r.NothingToCancel(),
-    *(
-        r.Cancelled(kind)
-        for kind in ("train", "portrait", "inspect", "check_template", "collection", "template", "forget")
-    ),
+    *(r.Cancelled(kind) for kind in (*CANCELLABLE, "collection", "retraining", "template", "name", "faces", "forget")),
     *(r.JobFailed(kind, "internal", PHOTOS, "abc123", True) for kind in ("train", "portrait", "inspect")),
     r.JobFailed("check_template", "internal"),
     *(r.AlreadyBusy(job(JobStatus.RUNNING, kind)) for kind in ("train", "portrait", "inspect")),
@@ -92,6 +98,19 @@ EXAMPLES: list[Reply] = [
         r.QuotaReached(what, 3, 4000)
         for what in ("trainings", "portraits", "open_portraits", "subjects", "own_templates")
     ),
+    *(r.ChooseFace(GROUP, "g.faces.jpg", (), face, ("Anna", "", "Ben")[: face - 1], (SUBJECT,)) for face in (1, 3, 4)),
+    r.NobodyChosen(),
+    r.PortraitsReady("job00000", (PORTRAIT,), 30, 3, (r.SkippedFace(2, "face_failed"),)),
+    r.OtherCandidates("job00000", (PORTRAIT, replace(PORTRAIT, portrait_id="portrai2", is_favourite=True))),
+    *(r.FavouriteSet(flag) for flag in (True, False)),
+    r.Results((replace(PORTRAIT, is_favourite=True),), 0, 3, 1, only_favourites=True),
+    r.Results((PORTRAIT,), 0, 3, 2),
+    *(r.SubjectCard(replace(SUBJECT, photos=6, preview_key="k.jpg"), flag, 3) for flag in (True, False)),
+    r.SubjectCard(Subject("s", "n", NOW, None, None), False, 1),
+    r.SubjectCard(Subject("s", "n", NOW, 0.5, None), False, 1),
+    *(r.AskName(SUBJECT, problem) for problem in ("", "empty", "too_long")),
+    r.ConfirmDeleteSubject(SUBJECT),
+    r.ConfirmForgetAgain(),
     r.Models((), None),
     r.Models((SUBJECT, Subject("s", "n", NOW, None, None)), "subject0"),
     r.Privacy(3, (SUBJECT,), 2),
@@ -140,7 +159,19 @@ def test_every_stage_has_words(language: Language) -> None:
 
 
 def test_both_languages_say_the_same_things() -> None:
-    for name in ("PHRASES", "COMMANDS", "REASONS", "STAGES", "CATEGORIES", "LABELS", "COUNTED", "NAMES"):
+    for name in (
+        "PHRASES",
+        "COMMANDS",
+        "REASONS",
+        "STAGES",
+        "CATEGORIES",
+        "LABELS",
+        "COUNTED",
+        "NAMES",
+        "NOTES",
+        "DISCORD",
+        "DIALOGS",
+    ):
         english, chinese = getattr(en, name), getattr(zh, name)
         assert set(english) == set(chinese), name
         if name in ("PHRASES", "LABELS", "NAMES"):
@@ -192,3 +223,14 @@ def test_an_unknown_reason_is_told_as_ours() -> None:
 def test_alerts_fit_in_one_line() -> None:
     for example in (r.NotYours(), r.OutOfDate(), r.Apology("abc123")):
         assert len(texts.alert(example, "zh")) <= 200
+
+
+def test_notes_of_the_engine_that_people_need_have_words() -> None:
+    """They are known by how they begin, so they must begin so where the engine makes them."""
+    source = "".join(path.read_text(encoding="utf-8") for path in Path(engine.__file__).parent.rglob("*.py"))
+    for note in en.NOTES:
+        assert f'"{note}:' in source, note
+    ready = r.PortraitsReady("j", (replace(PORTRAIT, notes=("face fusion skipped: no landmarks", "other: 7")),), 30)
+    told = str(texts.say(ready, "en"))
+    assert en.NOTES["face fusion skipped"] in told
+    assert "landmarks" not in told
