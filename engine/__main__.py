@@ -1,4 +1,4 @@
-"""The engine without bot, queue or database: `python -m engine inspect|train|portrait|lora|models`.
+"""The engine without bot, queue or database: `python -m engine inspect|train|portrait|lora|models|bench`.
 
 Standard output holds one JSON object; everything else goes to standard error. The exit status is 0, or 1 with one
 sentence about what is wrong, or 2 for a wrong command line.
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine import models_cli
+from engine import bench, models_cli
 from engine.errors import EngineError
 from engine.progress import Progress, Report, silent
 
@@ -95,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         if direction == "export":
             one.add_argument("--layout", choices=("kohya", "diffusers"), default="kohya")
     models_cli.add_parser(commands)
+    bench.add_parser(commands, common)
     return parser
 
 

@@ -42,6 +42,9 @@ class PhotoLimits(Config):
     dark_tone: tuple[float, float] = (170, 140)  # too bright (washed out) above
     yaw_deg: tuple[float, float] = (42, 32)
     pitch_deg: tuple[float, float] = (38, 30)
+    eye_light: tuple[float, float] = (0.45, 0.6)  # dark glasses below (engine/occlusion.py)
+    mouth_contrast: tuple[float, float] = (0.07, 0.1)  # covered below
+    lower_face_tint: tuple[float, float] = (26, 20)  # covered above
 
 
 class TrainingConfig(Config):

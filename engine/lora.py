@@ -10,16 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -33,7 +29,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ADAPTER = "subject"
 UNET, TEXT = "lora_unet_", "lora_te_text_model_"
 DOWN, UP, ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
 FACTOR_NAMES = {  # what diffusers called the two factors over time
@@ -50,46 +45,9 @@ class UnknownLora(EngineError):
     """A file is no LoRA for this kind of model."""
 
 
-@dataclass(frozen=True)
-class LoraHandle:
-    """A LoRA that is in a model. `layers` are by kohya name; the text encoder's are missing if it takes no part."""
-
-    layers: Mapping[str, LoraLayer]
-    places: Mapping[str, tuple[nn.Module, str]]  # by kohya name: the model and the module's path in it
-
-    def parameters(self, prefix: str) -> list[nn.Parameter]:
-        """The trainable tensors of the modules whose kohya names start with `prefix`, in a fixed order."""
-        layers = [layer for name, layer in self.layers.items() if name.startswith(prefix)]
-        return [p for layer in layers for p in (layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight)]
-
-    def load(self, lora: State) -> None:
-        """Copies a LoRA of the same shape in."""
-        with torch.no_grad():
-            for name, layer in self.layers.items():
-                layer.lora_A[ADAPTER].weight.copy_(lora[name + DOWN])
-                layer.lora_B[ADAPTER].weight.copy_(lora[name + UP])
-
-    def weigh(self, weight: float) -> None:
-        """Scales its effect: 0 is none, 1 is as trained."""
-        for layer in self.layers.values():
-            layer.set_scale(ADAPTER, weight)
-
-    def remove(self) -> None:
-        """Leaves the model as it was before, bit for bit."""
-        for name, (model, path) in self.places.items():
-            parent, _, leaf = path.rpartition(".")
-            setattr(model.get_submodule(parent), leaf, self.layers[name].get_base_layer())
-        for model in {id(model): model for model, _ in self.places.values()}.values():
-            del model.peft_config
-
-
 def modules(diffusion: Diffusion, with_text: bool = True) -> dict[str, tuple[nn.Module, str]]:
     """By kohya name the modules that a LoRA acts on: linear layers and 1x1 convolutions inside transformers."""
-    unet = {
-        UNET + path.replace(".", "_"): (diffusion.unet, path)
-        for path, module in diffusion.unet.named_modules()
-        if ".attentions." in path and _is_linear(module)
-    }
+    unet = unet_modules(diffusion.unet)
     text = {
         TEXT + path.removeprefix("text_model.").replace(".", "_"): (diffusion.text_encoder, path)
         for path, module in diffusion.text_encoder.named_modules()
@@ -98,16 +56,13 @@ def modules(diffusion: Diffusion, with_text: bool = True) -> dict[str, tuple[nn.
     return {**unet, **text} if with_text else unet
 
 
-def inject(diffusion: Diffusion, rank: int, alpha: int, text_encoder: bool, seed: int) -> LoraHandle:
-    """A new LoRA for training: down random by `seed`, up zero, float32, requiring gradients."""
-    places = modules(diffusion, text_encoder)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        handle = _injected(places, dict.fromkeys(places, rank), dict.fromkeys(places, float(alpha)))
-    for layer in handle.layers.values():
-        layer.lora_A[ADAPTER].float().requires_grad_(True)
-        layer.lora_B[ADAPTER].float().requires_grad_(True)
-    return handle
+def unet_modules(unet: nn.Module) -> dict[str, tuple[nn.Module, str]]:
+    """Those of the UNet alone."""
+    return {
+        UNET + path.replace(".", "_"): (unet, path)
+        for path, module in unet.named_modules()
+        if ".attentions." in path and _is_linear(module)
+    }
 
 
 @contextmanager
@@ -136,16 +91,6 @@ def applied(diffusion: Diffusion, lora: Path | State, weight: float) -> Iterator
         with torch.no_grad():
             for name, own in touched.items():
                 own.copy_(kept[name])
-
-
-def state(handle: LoraHandle) -> State:
-    """A float32 copy on the CPU."""
-    result: State = {}
-    for name, layer in handle.layers.items():
-        result[name + DOWN] = layer.lora_A[ADAPTER].weight.detach().float().cpu().clone()
-        result[name + UP] = layer.lora_B[ADAPTER].weight.detach().float().cpu().clone()
-        result[name + ALPHA] = torch.tensor(float(layer.lora_alpha[ADAPTER]))
-    return result
 
 
 def names(lora: Mapping[str, Tensor]) -> list[str]:
@@ -286,23 +231,6 @@ def _layers(diffusion: Diffusion) -> dict[str, nn.Linear | nn.Conv2d]:
 
 def _is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1))
-
-
-def _injected(
-    places: Mapping[str, tuple[nn.Module, str]], ranks: Mapping[str, int], alphas: Mapping[str, float]
-) -> LoraHandle:
-    for model in {id(model): model for model, _ in places.values()}.values():
-        own = {path: name for name, (of, path) in places.items() if of is model}
-        rank, alpha = (Counter(v[name] for name in own.values()).most_common(1)[0][0] for v in (ranks, alphas))
-        config = LoraConfig(
-            r=rank,
-            lora_alpha=alpha,
-            target_modules=list(own),
-            rank_pattern={path: ranks[name] for path, name in own.items() if ranks[name] != rank},
-            alpha_pattern={path: alphas[name] for path, name in own.items() if alphas[name] != alpha},
-        )
-        inject_adapter_in_model(config, model, ADAPTER)
-    return LoraHandle({name: model.get_submodule(path) for name, (model, path) in places.items()}, places)
 
 
 def _cut_to_rank(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor]:

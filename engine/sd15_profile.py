@@ -176,21 +176,13 @@ class Sd15Profile:
 
 
 def _loaded(files: Sd15Files, device: str) -> Sd15Components:
-    """On a CPU single precision. On a GPU bfloat16, whose range training needs because no loss is scaled here (float16
-    where a card has none); the autoencoder in single precision, picture by picture: eight bits of mantissa band skin.
-    """
     import torch
 
-    from engine.models.sd15 import load_sd15_components
+    from engine.models.sd15 import load_sd15_components, settle
 
-    if device == "cpu":
-        return load_sd15_components(files, torch.float32, device)
-    parts = load_sd15_components(files, torch.float16, device)  # as the files are published: nothing is rounded twice
-    parts.vae.float()
-    parts.vae.enable_slicing()
-    if torch.cuda.is_bf16_supported(including_emulation=False):
-        for network in (parts.unet, parts.text_encoder, *parts.controlnets.values()):
-            network.to(torch.bfloat16)
+    # On a GPU first as the files are published: nothing is rounded twice.
+    parts = load_sd15_components(files, torch.float32 if device == "cpu" else torch.float16, device)
+    settle(parts, device)
     return parts
 
 

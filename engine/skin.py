@@ -15,15 +15,20 @@ NEAR, FAR = 1.6, 2.6  # deviations from the cheeks' colours: skin up to the firs
 
 def skin_likeness(lab: NDArray[np.float32], landmarks: Points) -> Mask:
     """(H, W) 0..1 for a picture in Lab (floats, L 0..100) with a face's 68 points; 1 everywhere if no cheek is seen."""
-    cheeks = np.zeros(lab.shape[:2], np.uint8)
-    for corners in CHEEKS:
-        points = landmarks[list(corners)]
-        middle = points.mean(0)
-        cv2.fillConvexPoly(cheeks, np.round(middle + 0.75 * (points - middle)).astype(np.int32), 1)
-    sample = lab[cheeks > 0]
+    sample = lab[cheeks(lab.shape, landmarks)]
     if len(sample) < 20:
         return np.ones(lab.shape[:2], np.float32)
     middle = np.median(sample, 0)
     spread = np.maximum(1.48 * np.median(np.abs(sample - middle), 0), LEAST_SPREAD)
     away = np.sqrt((((lab - middle) / spread) ** 2).mean(-1))
     return np.clip((FAR - away) / (FAR - NEAR), 0, 1).astype(np.float32)
+
+
+def cheeks(shape: tuple[int, ...], landmarks: Points) -> NDArray[np.bool_]:
+    """(H, W) the middle of both cheeks of a face with these 68 points."""
+    mask = np.zeros(shape[:2], np.uint8)
+    for corners in CHEEKS:
+        points = landmarks[list(corners)]
+        middle = points.mean(0)
+        cv2.fillConvexPoly(mask, np.round(middle + 0.75 * (points - middle)).astype(np.int32), 1)
+    return mask > 0

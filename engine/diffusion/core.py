@@ -98,6 +98,8 @@ class Diffusion:
     scheduler_config: Mapping[str, Any] = field(default_factory=dict)
     graphs: Graphs = field(default_factory=Graphs)
     streams: Streams = field(default_factory=Streams)
+    # What others prepared for these very networks, by its owner's name; it lives as long as they do.
+    kept: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def device(self) -> torch.device:

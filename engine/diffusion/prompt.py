@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -44,16 +45,36 @@ def parse_weights(prompt: str) -> list[tuple[str, float]]:
     return _joined(pieces)
 
 
+@dataclass(frozen=True)
+class Chunk:
+    """As much of a prompt as the text encoder takes at once: ids (1, context), and the words' factors (context,) unless
+    all are 1."""
+
+    ids: torch.Tensor
+    factors: torch.Tensor | None
+
+    def to(self, device: torch.device) -> Chunk:
+        return Chunk(self.ids.to(device), None if self.factors is None else self.factors.to(device))
+
+
+def chunks(prompt: str, tokenizer: CLIPTokenizer, at_least: int = 1) -> list[Chunk]:
+    """The prompt in pieces, padded with empty ones to `at_least`."""
+    room = tokenizer.model_max_length - 2  # without the begin and the end token
+    tokens = _tokens(prompt, tokenizer)
+    count = max(at_least, -(-len(tokens) // room))
+    return [_chunk(tokens[k * room : (k + 1) * room], tokenizer) for k in range(count)]
+
+
+def encode_chunks(pieces: Sequence[Chunk], encoder: CLIPTextModel) -> torch.Tensor:
+    """(chunks x context, width) hidden states. Nothing here waits for the device."""
+    return torch.cat([_states(piece, encoder) for piece in pieces])
+
+
 def encode(prompts: Sequence[str], tokenizer: CLIPTokenizer, encoder: CLIPTextModel) -> torch.Tensor:
     """(n, chunks x context, width) hidden states; every prompt is given as many chunks as the longest one needs."""
-    room = tokenizer.model_max_length - 2  # without the begin and the end token
-    weighed = [_tokens(prompt, tokenizer) for prompt in prompts]
-    chunks = max(1, *(-(-len(tokens) // room) for tokens in weighed))
-    states = [
-        torch.cat([_encode_chunk(tokens[at : at + room], tokenizer, encoder) for at in range(0, chunks * room, room)])
-        for tokens in weighed
-    ]
-    return torch.stack(states)
+    most = max(len(chunks(prompt, tokenizer)) for prompt in prompts)
+    pieces = [[piece.to(encoder.device) for piece in chunks(prompt, tokenizer, most)] for prompt in prompts]
+    return torch.stack([encode_chunks(of, encoder) for of in pieces])
 
 
 def _joined(pieces: list[tuple[str, float]]) -> list[tuple[str, float]]:
@@ -74,14 +95,18 @@ def _tokens(prompt: str, tokenizer: CLIPTokenizer) -> list[tuple[int, float]]:
     ]
 
 
-def _encode_chunk(tokens: list[tuple[int, float]], tokenizer: CLIPTokenizer, encoder: CLIPTextModel) -> torch.Tensor:
-    """(context, width) states of one chunk, padded behind its end token."""
+def _chunk(tokens: list[tuple[int, float]], tokenizer: CLIPTokenizer) -> Chunk:
+    """Padded behind its end token."""
     padding = tokenizer.model_max_length - len(tokens) - 2
     ids = [tokenizer.bos_token_id, *(t for t, _ in tokens), tokenizer.eos_token_id]
     ids += [tokenizer.pad_token_id] * padding
-    states = encoder(torch.tensor([ids], device=encoder.device))[0][0]
-    weights = torch.tensor([1.0, *(w for _, w in tokens), *[1.0] * (padding + 1)], device=states.device)
-    if bool((weights == 1).all()):
+    factors = torch.tensor([1.0, *(w for _, w in tokens), *[1.0] * (padding + 1)])
+    return Chunk(torch.tensor([ids]), None if bool((factors == 1).all()) else factors)
+
+
+def _states(piece: Chunk, encoder: CLIPTextModel) -> torch.Tensor:
+    states: torch.Tensor = encoder(piece.ids)[0][0]
+    if piece.factors is None:
         return states
-    stressed = states * weights[:, None].to(states.dtype)
+    stressed = states * piece.factors[:, None].to(states.dtype)
     return stressed * (states.mean() / stressed.mean())

@@ -1,6 +1,6 @@
 """Figure 1, box "image quality score": is a face good enough to learn from?
 
-The reference has no code for this box. Here five plain measures decide, each on the face alone. The limits were set on
+The reference has no code for this box. Here plain measures decide, each on the face alone. The limits were set on
 real photos and on blurred, darkened, brightened and shrunk copies of them (tests/unit/engine/test_inspection.py).
 """
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from engine.config import PhotoLimits
 from engine.images import clip_box, fitted, resized
+from engine.occlusion import Visibility, visibility
 from engine.types import Face, Reason, Rgb, Verdict
 
 CHIP_WIDTH = 128  # px to which the face box is scaled before sharpness is measured: the measure then ignores resolution
@@ -32,9 +33,12 @@ class Measures:
     yaw_deg: float
     pitch_deg: float
     roll_deg: float
+    visibility: Visibility
 
     def as_dict(self) -> dict[str, float]:
-        return {name: round(float(value), 3) for name, value in asdict(self).items()}
+        numbers = asdict(self)
+        seen = numbers.pop("visibility")
+        return {name: round(float(value), 3) for name, value in {**numbers, **seen}.items()}
 
 
 def measure(rgb: Rgb, face: Face) -> Measures:
@@ -45,7 +49,7 @@ def measure(rgb: Rgb, face: Face) -> Measures:
     dark, middle, light = np.percentile(grey, (5, 50, 95))
     return Measures(
         face.width, sharpness(grey), dark, middle, light, float((grey >= 250).mean()),
-        face.pose.yaw, face.pose.pitch, face.pose.roll,
+        face.pose.yaw, face.pose.pitch, face.pose.roll, visibility(rgb, face),
     )  # fmt: skip
 
 
@@ -74,6 +78,9 @@ def verdict(measures: Measures, limits: PhotoLimits) -> tuple[Verdict, Reason | 
         (Reason.TOO_BRIGHT, m.dark_tone, limits.dark_tone, 1),
         (Reason.TURNED_AWAY, abs(m.yaw_deg), limits.yaw_deg, 1),
         (Reason.TURNED_AWAY, abs(m.pitch_deg), limits.pitch_deg, 1),
+        (Reason.OCCLUDED, -m.visibility.eye_light, limits.eye_light, -1),
+        (Reason.OCCLUDED, -m.visibility.mouth_contrast, limits.mouth_contrast, -1),
+        (Reason.OCCLUDED, m.visibility.lower_face_tint, limits.lower_face_tint, 1),
     )
     for level, result in ((0, Verdict.REFUSED), (1, Verdict.WARNING)):
         for reason, value, pair, sign in checks:

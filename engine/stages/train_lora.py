@@ -7,14 +7,13 @@ While a checkpoint is yielded, the model carries its weights.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import logging
 import shutil
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -25,16 +24,17 @@ from torch import Tensor
 from engine import lora
 from engine.config import TrainingConfig
 from engine.images import write_whole
+from engine.lora_step import LoraStep, StepNumbers
 from engine.types import Rgb
 
 if TYPE_CHECKING:
     from engine.diffusion import Diffusion
 
-logger = logging.getLogger(__name__)
-
 ENCODED_AT_ONCE = 8
 TRAIN_TIMESTEPS = 1000
-RESUME = "resume.pt"  # the step and the optimizer's state of the last checkpoint
+RESUME = "resume.safetensors"  # the step and the optimizer's state of the last checkpoint
+LAYOUT = 2  # of the files
+KEPT = "training"  # the recorded step's name among what the diffusion keeps
 
 OnStep = Callable[[int, int], None]
 
@@ -87,85 +87,66 @@ def checkpoints(
     `folder` belongs to this training alone; what another set of photos or numbers left in it is thrown away. Whatever
     `on_step` raises ends the training; the folder then holds all up to the last checkpoint.
     """
-    handle = lora.inject(diffusion, config.rank, config.alpha, config.text_encoder_rate > 0, config.seed)
+    step = _step_for(data, diffusion, config)
+    writer = ThreadPoolExecutor(1)  # the next steps run while a checkpoint is written
+    written: Future[None] | None = None
     try:
-        optimizer = _optimizer(handle, config)
-        done = 0
-        for saved in _resumed(folder, _fingerprint(data, steps, config), optimizer):
-            handle.load(saved.lora)
-            done = saved.step
-            yield saved
-        trainer = _Trainer(data, diffusion, config, handle, optimizer)
-        while done < steps:
-            trainer.step(done)
-            done += 1
-            if done % config.validation_steps == 0 or done == steps:
-                saved = Checkpoint(done, lora.state(handle))
-                _save(folder, saved, optimizer)
+        with step.lora.in_model():
+            step.begin(config.seed)
+            done = 0
+            for saved, optimizer_state in _resumed(folder, _fingerprint(data, steps, config)):
+                step.load(saved.lora, optimizer_state)
+                done = saved.step
                 yield saved
-            on_step(done, steps)
+            while done < steps:
+                step(*_batch(data, done, config))
+                done += 1
+                if done % config.validation_steps == 0 or done == steps:
+                    saved = Checkpoint(done, step.lora.state())
+                    if written:
+                        written.result()
+                    written = writer.submit(_save, folder, saved, step.optimizer_state())
+                    yield saved
+                on_step(done, steps)
+        if written:
+            written.result()
     finally:
-        handle.remove()
+        writer.shutdown()
+        step.forget()
 
 
-class _Trainer:
-    """One optimizer step after the other."""
+def prepare(diffusion: Diffusion, config: TrainingConfig, caption: str) -> None:
+    """Makes ready what the first training with these numbers would make ready in somebody's waiting time."""
+    side = config.resolution // diffusion.grid
+    _step_of(diffusion, config, (diffusion.unet.config.in_channels, side, side), caption)
 
-    def __init__(
-        self,
-        data: TrainingSet,
-        diffusion: Diffusion,
-        config: TrainingConfig,
-        handle: lora.LoraHandle,
-        optimizer: torch.optim.Optimizer,
-    ) -> None:
-        self._data, self._diffusion, self._config = data, diffusion, config
-        self._parameters = handle.parameters("")
-        self._optimizer = optimizer
-        self._kept_variance = diffusion.alphas_cumprod.float()
-        self._at_once = config.batch * config.accumulation  # one true batch, as long as it fits into memory
 
-    def step(self, number: int) -> None:
-        latents, noise, timesteps = self._batch(number)
-        while True:
-            try:
-                self._gradients(latents, noise, timesteps)
-                break
-            except torch.cuda.OutOfMemoryError:
-                if self._at_once <= 1:
-                    raise
-                self._at_once = (self._at_once + 1) // 2
-                logger.warning("out of GPU memory: going on with %d pictures at once", self._at_once)
-        torch.nn.utils.clip_grad_norm_(self._parameters, self._config.clip_grad)
-        self._optimizer.step()
+def _step_for(data: TrainingSet, diffusion: Diffusion, config: TrainingConfig) -> LoraStep:
+    return _step_of(diffusion, config, tuple(data.latents.shape[2:]), data.caption)
 
-    def _batch(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents, noise and timesteps of a step. Every photo comes equally often, every timestep range too."""
-        count, seed = self._config.batch * self._config.accumulation, self._config.seed
-        draw = torch.Generator().manual_seed(seed * 1_000_003 + number)
-        photos = torch.tensor([_photo_at(number * count + k, len(self._data.latents), seed) for k in range(count)])
-        variants = torch.randint(self._data.latents.shape[1], (count,), generator=draw)
-        latents = self._data.latents[photos, variants]
-        noise = torch.randn(latents.shape, generator=draw)
-        strata = (torch.arange(count) + torch.rand(count, generator=draw)) / count
-        return latents, noise, (strata * TRAIN_TIMESTEPS).long()
 
-    def _gradients(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> None:
-        self._optimizer.zero_grad(set_to_none=True)
-        for at in range(0, len(latents), self._at_once):
-            part = slice(at, at + self._at_once)
-            loss = self._loss(latents[part], noise[part], timesteps[part])
-            (loss * len(latents[part]) / len(latents)).backward()
+def _step_of(diffusion: Diffusion, config: TrainingConfig, latent: tuple[int, ...], caption: str) -> LoraStep:
+    """The recorded step: the one of the training before where its numbers are the same, whoever was trained."""
+    numbers = StepNumbers.of(config, (config.batch * config.accumulation, *latent), caption)
+    kept = diffusion.kept.get(KEPT)
+    if kept is None or kept.numbers != numbers:
+        diffusion.kept.pop(KEPT, None)
+        del kept  # its memory is free before the new one takes its own
+        diffusion.kept[KEPT] = LoraStep(diffusion, numbers)
+    step: LoraStep = diffusion.kept[KEPT]
+    return step
 
-    def _loss(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        device, dtype = self._diffusion.device, self._diffusion.dtype
-        latents, noise, timesteps = latents.to(device), noise.to(device), timesteps.to(device)
-        kept = self._kept_variance[timesteps].view(-1, 1, 1, 1)
-        noisy = kept.sqrt() * latents + (1 - kept).sqrt() * noise
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            text = self._diffusion.encode_text([self._data.caption]).expand(len(latents), -1, -1)
-            predicted = self._diffusion.unet(noisy.to(dtype), timesteps, text, return_dict=False)[0]
-        return torch.nn.functional.mse_loss(predicted.float(), noise)
+
+def _batch(data: TrainingSet, number: int, config: TrainingConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """Latents, noise and timesteps of a step. Every photo comes equally often, every timestep range too."""
+    count, seed = config.batch * config.accumulation, config.seed
+    draw = torch.Generator().manual_seed(seed * 1_000_003 + number)
+    photos = torch.tensor([_photo_at(number * count + k, len(data.latents), seed) for k in range(count)])
+    variants = torch.randint(data.latents.shape[1], (count,), generator=draw)
+    latents = data.latents[photos, variants]
+    noise = torch.randn(latents.shape, generator=draw)
+    strata = (torch.arange(count) + torch.rand(count, generator=draw)) / count
+    return latents, noise, (strata * TRAIN_TIMESTEPS).long()
 
 
 def _photo_at(place: int, photos: int, seed: int) -> int:
@@ -175,32 +156,23 @@ def _photo_at(place: int, photos: int, seed: int) -> int:
     return int(shuffled[position])
 
 
-def _optimizer(handle: lora.LoraHandle, config: TrainingConfig) -> torch.optim.Optimizer:
-    groups: list[dict[str, Any]] = [{"params": handle.parameters(lora.UNET), "lr": config.learning_rate}]
-    if text := handle.parameters(lora.TEXT):
-        groups.append({"params": text, "lr": config.learning_rate * config.text_encoder_rate})
-    return torch.optim.AdamW(groups, weight_decay=config.weight_decay)
-
-
 def _fingerprint(data: TrainingSet, steps: int, config: TrainingConfig) -> str:
-    """Of everything that decides the weights."""
-    return json.dumps([config.model_dump(mode="json"), steps, data.caption, data.digest])
+    """Of everything that decides the weights, and of the files' layout."""
+    return json.dumps([LAYOUT, config.model_dump(mode="json"), steps, data.caption, data.digest])
 
 
 def _lora_file(folder: Path, step: int) -> Path:
     return folder / f"step-{step:06}.safetensors"
 
 
-def _save(folder: Path, saved: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
+def _save(folder: Path, saved: Checkpoint, optimizer_state: dict[str, Tensor]) -> None:
     """The LoRA first: whoever finds the optimizer's state finds the LoRA of that step too."""
     write_whole(_lora_file(folder, saved.step), save(saved.lora))
-    buffer = io.BytesIO()
-    torch.save({"step": saved.step, "optimizer": optimizer.state_dict()}, buffer)
-    write_whole(folder / RESUME, buffer.getvalue())
+    write_whole(folder / RESUME, save({"at": torch.tensor(saved.step), **optimizer_state}))
 
 
-def _resumed(folder: Path, fingerprint: str, optimizer: torch.optim.Optimizer) -> list[Checkpoint]:
-    """The checkpoints of an earlier run, the optimizer set to the last of them; a foreign folder is emptied."""
+def _resumed(folder: Path, fingerprint: str) -> list[tuple[Checkpoint, dict[str, Tensor]]]:
+    """The checkpoints of an earlier run, each with the last one's optimizer state; a foreign folder is emptied."""
     described = folder / "training.json"
     if not described.is_file() or described.read_text(encoding="utf-8") != fingerprint:
         shutil.rmtree(folder, ignore_errors=True)
@@ -208,7 +180,7 @@ def _resumed(folder: Path, fingerprint: str, optimizer: torch.optim.Optimizer) -
         return []
     if not (folder / RESUME).is_file():
         return []
-    last = torch.load(folder / RESUME, weights_only=True)
-    optimizer.load_state_dict(last["optimizer"])
+    optimizer_state = load_file(folder / RESUME)
+    last = int(optimizer_state.pop("at"))
     found = [(int(path.stem.removeprefix("step-")), path) for path in sorted(folder.glob("step-*.safetensors"))]
-    return [Checkpoint(step, load_file(path)) for step, path in found if step <= last["step"]]
+    return [(Checkpoint(step, load_file(path)), optimizer_state) for step, path in found if step <= last]

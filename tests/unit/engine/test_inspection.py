@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from skimage.data import astronaut, coffee
 
+from engine.config import PhotoLimits
 from engine.images import fitted
 from engine.inspection import PhotoFindings, examine, inspect_photos, judge, unreadable
 from engine.models.dlib_faces import DlibDetector, DlibFaceId
-from engine.types import Photo, Reason, Rgb, Verdict
+from engine.stages import quality
+from engine.types import Photo, Points, Reason, Rgb, Verdict
 
 A = ["a/img16", "a/img17", "a/img59", "a/img61", "a/img62"]
 B = ["b/img29", "b/img30", "b/img31", "b/img32", "b/img33"]
@@ -160,6 +162,61 @@ def test_a_photo_made_bad_gets_the_right_reason(
         bad = examine(Photo(name, spoil(rgb, scale * good.faces[0].face.width)), detector, recogniser)
         others = [examined(other) for other in (person[0], *person[2:])]
         assert reasons([*others, bad], recogniser) == [None] * 4 + [expected], person[1]
+
+
+# What is held before a face, drawn on its 68 points p with the face's width w.
+COVERS: list[tuple[str, Callable[[Rgb, Points, float], None]]] = [
+    (
+        "sunglasses",
+        lambda rgb, p, w: disc(rgb, (p[36:42].mean(0), p[42:48].mean(0)), (0.19 * w, 0.15 * w), (18, 16, 20)),
+    ),
+    ("mask", lambda rgb, p, w: patch(rgb, [*p[2:15], p[28]], (150, 190, 215))),
+    ("hand", lambda rgb, p, w: disc(rgb, (p[48:60].mean(0),), (0.32 * w, 0.2 * w), (196, 150, 130))),
+    (
+        "phone",
+        lambda rgb, p, w: patch(
+            rgb, p[57] + np.array([(-0.35, -0.3), (0.2, -0.3), (0.2, 0.6), (-0.35, 0.6)]) * w, (25, 25, 28)
+        ),
+    ),
+]
+
+
+def disc(rgb: Rgb, centres: Sequence[np.ndarray], axes: tuple[float, float], colour: tuple[int, int, int]) -> None:
+    for x, y in centres:
+        cv2.ellipse(rgb, ((float(x), float(y)), (2 * axes[0], 2 * axes[1]), 0.0), colour, -1)
+
+
+def patch(rgb: Rgb, corners: Sequence[np.ndarray], colour: tuple[int, int, int]) -> None:
+    cv2.fillConvexPoly(rgb, cv2.convexHull(np.round(corners).astype(np.int32)), colour)
+
+
+@pytest.mark.parametrize(("name", "cover"), COVERS, ids=[row[0] for row in COVERS])
+def test_a_covered_face_is_refused_for_that(
+    name: str,
+    cover: Callable[[Rgb, Points, float], None],
+    examined: Examined,
+    detector: DlibDetector,
+    recogniser: DlibFaceId,
+) -> None:
+    found = 0
+    for person in (A, B, C):
+        good = examined(person[0])
+        assert good.photo is not None
+        face = good.faces[0].face
+        rgb = good.photo.rgb.copy()
+        cover(rgb, face.landmarks, face.width)
+        covered = examine(Photo(name, rgb), detector, recogniser)
+        [*others, reason] = reasons([*(examined(other) for other in person[1:]), covered], recogniser)
+        assert others == [None] * 4
+        assert reason in (Reason.OCCLUDED, Reason.NO_FACE)  # HOG does not find every masked face
+        found += reason is Reason.OCCLUDED
+    assert found, "at least one of the three is found and then refused for what covers it"
+
+
+def test_beards_glasses_and_fringes_are_no_cover(examined: Examined) -> None:
+    everybody = [*A, *B, *C, *STRANGERS, *itertools.chain(*FAMILY.values())]
+    told = {name: quality.verdict(examined(name).faces[0].measures, PhotoLimits())[1] for name in everybody}
+    assert not [name for name, reason in told.items() if reason is Reason.OCCLUDED]
 
 
 COPIES: list[tuple[str, Callable[[Rgb], Rgb]]] = [

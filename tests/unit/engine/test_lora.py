@@ -12,6 +12,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from safetensors.torch import save_file
 
 from engine import lora
+from engine.lora_layers import TrainableLora
 from engine.mini.architecture import SCHEDULER
 
 if TYPE_CHECKING:
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 
 def trained(diffusion: Diffusion, seed: int, rank: int = 4, alpha: int = 2, strength: float = 0.05) -> lora.State:
     """A LoRA as training leaves it: the up matrices are no longer zero."""
-    handle = lora.inject(diffusion, rank, alpha, text_encoder=True, seed=seed)
-    state = lora.state(handle)
-    handle.remove()
+    new = TrainableLora.of(diffusion, rank, alpha, text_encoder=True)
+    new.begin(seed)
+    state = new.state()
     draw = torch.Generator().manual_seed(seed)
     for key, value in state.items():
         if key.endswith(lora.UP):
@@ -39,15 +40,17 @@ def predicted(diffusion: Diffusion) -> torch.Tensor:
 
 def test_a_new_lora_changes_nothing_and_acts_on_the_references_modules(random_diffusion: Diffusion) -> None:
     before = predicted(random_diffusion)
-    handle = lora.inject(random_diffusion, 4, 2, text_encoder=True, seed=1)
-    assert torch.equal(predicted(random_diffusion), before)
-    endings = {name.split("attentions_0_")[-1] for name in handle.layers if "up_blocks_0_attentions_0" in name}
+    new = TrainableLora.of(random_diffusion, 4, 2, text_encoder=True)
+    new.begin(seed=1)
+    with new.in_model():
+        assert torch.equal(predicted(random_diffusion), before)
+    layers = lora.names(new.state())
+    endings = {name.split("attentions_0_")[-1] for name in layers if "up_blocks_0_attentions_0" in name}
     attention = {f"transformer_blocks_0_attn{n}_to_{x}" for n in (1, 2) for x in ("q", "k", "v", "out_0")}
     feed_forward = {"transformer_blocks_0_ff_net_0_proj", "transformer_blocks_0_ff_net_2"}
     assert endings == attention | feed_forward | {"proj_in", "proj_out"}
-    assert sum(name.startswith(lora.TEXT) for name in handle.layers) == 6 * 3  # six linear layers in three layers
-    assert all(p.dtype == torch.float32 and p.requires_grad for p in handle.parameters(""))
-    handle.remove()
+    assert sum(name.startswith(lora.TEXT) for name in layers) == 6 * 3  # six linear layers in three layers
+    assert all(p.dtype == torch.float32 and p.requires_grad for p in new.masters)
 
 
 def test_the_seed_alone_decides_the_first_weights(random_diffusion: Diffusion) -> None:

@@ -1,0 +1,189 @@
+"""LoRA layers for training: plain modules with tensors of their own, so that a step over them can be recorded once.
+
+They stay where they are in memory for the life of the networks; people's weights come and go in them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from engine.lora import ALPHA, DOWN, UP, State, modules, unet_modules
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+
+    from engine.diffusion import Diffusion
+
+Places = Mapping[str, tuple[nn.Module, str]]
+
+
+class LoraLayer(nn.Module):
+    """base(x) + alpha / rank * up(down(x)); `base` is a linear layer or a 1x1 convolution, which is never changed."""
+
+    def __init__(self, base: nn.Module, down: nn.Parameter, up: nn.Parameter, scale: float) -> None:
+        super().__init__()
+        self.base, self.down, self.up, self.scale = base, down, up, scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.is_cuda:
+            return self._in_one_sweep(x)
+        result: Tensor = self.base(x)
+        apply = functional.conv2d if self.down.ndim == 4 else functional.linear
+        return result + apply(apply(x, self.down), self.up) * self.scale
+
+    def _in_one_sweep(self, x: Tensor) -> Tensor:
+        """The same without passes over memory beside the matrix products. A convolution's pixels are rows."""
+        rows = x.permute(0, 2, 3, 1) if self.down.ndim == 4 else x
+        weight, bias = _weight(self.base).flatten(1), self.base.bias
+        flat = rows.reshape(-1, rows.shape[-1])
+        result: Tensor = _LinearWithLora.apply(flat, weight, bias, self.down.flatten(1), self.up.flatten(1), self.scale)
+        result = result.view(*rows.shape[:-1], -1)
+        return result.permute(0, 3, 1, 2) if self.down.ndim == 4 else result
+
+
+class _LinearWithLora(torch.autograd.Function):
+    """x W' + b + scale (x D') U' with gradients for x, D and U alone: three matrix products forth, five back."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float
+    ) -> Tensor:
+        inner = x @ down.T
+        result = functional.linear(x, weight, bias)
+        result.addmm_(inner, up.T, alpha=scale)
+        ctx.save_for_backward(x, weight, down, up, inner)
+        ctx.scale = scale
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None]:
+        x, weight, down, up, inner = ctx.saved_tensors
+        nothing = grad.new_empty(())
+        grad_inner = torch.addmm(nothing, grad, up, beta=0, alpha=ctx.scale)
+        grad_up = torch.addmm(nothing, grad.T, inner, beta=0, alpha=ctx.scale)
+        grad_down = grad_inner.T @ x
+        grad_x = torch.mm(grad, weight).addmm_(grad_inner, down) if ctx.needs_input_grad[0] else None
+        return grad_x, None, None, grad_down, grad_up, None
+
+
+class TrainableLora:
+    """A LoRA on `places` (kohya name -> model and path in it), beside the networks until `in_model` puts it in.
+
+    `masters` are its weights in float32, which the optimizer changes; `worn` what the networks compute with: copies in
+    the networks' own type, or the masters themselves where that is float32.
+    """
+
+    def __init__(self, places: Places, rank: int, alpha: int) -> None:
+        self._places = places
+        self._alpha = float(alpha)
+        self.masters: list[Tensor] = []
+        self.worn: list[Tensor] = []
+        self._layers: dict[str, LoraLayer] = {}
+        for name, (model, path) in places.items():
+            base = model.get_submodule(path)
+            masters, dtype = _empty_factors(base, rank), _weight(base).dtype
+            down, up = masters if dtype == torch.float32 else [nn.Parameter(m.detach().to(dtype)) for m in masters]
+            self.masters += masters
+            self.worn += [down, up]
+            self._layers[name] = LoraLayer(base, down, up, alpha / rank)
+
+    @classmethod
+    def of(cls, diffusion: Diffusion, rank: int, alpha: int, text_encoder: bool) -> TrainableLora:
+        """On the modules that the reference trains; the text encoder's if asked for."""
+        return cls(modules(diffusion, text_encoder), rank, alpha)
+
+    @classmethod
+    def of_unet(cls, unet: UNet2DConditionModel, rank: int, alpha: int) -> TrainableLora:
+        return cls(unet_modules(unet), rank, alpha)
+
+    def masters_of(self, prefix: str) -> list[Tensor]:
+        """The float32 tensors of the modules whose kohya names start with `prefix`, in a fixed order."""
+        return [
+            self.masters[2 * k + j] for k, name in enumerate(self._places) if name.startswith(prefix) for j in (0, 1)
+        ]
+
+    @contextmanager
+    def in_model(self) -> Iterator[None]:
+        """Within the block the networks work with it; afterwards they are as before."""
+        self._put(self._layers)
+        try:
+            yield
+        finally:
+            self._put({name: layer.base for name, layer in self._layers.items()})
+
+    def begin(self, seed: int) -> None:
+        """Weights of a new LoRA: down random by `seed`, up zero. The draws are peft's, one for one."""
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(seed)
+            for down, up in zip(self.masters[::2], self.masters[1::2], strict=True):
+                _ = _drawn(down.shape), _drawn(up.shape)  # peft draws both when it makes them, then the first again
+                down.copy_(_drawn(down.shape))
+                up.zero_()
+            self.wear()
+
+    def load(self, lora: State) -> None:
+        """Copies a LoRA of the same shape in."""
+        with torch.no_grad():
+            for name, down, up in zip(self._places, self.masters[::2], self.masters[1::2], strict=True):
+                down.copy_(lora[name + DOWN])
+                up.copy_(lora[name + UP])
+            self.wear()
+
+    def state(self) -> State:
+        """A float32 copy on the CPU."""
+        result: State = {}
+        copies = on_cpu(self.masters)
+        for k, name in enumerate(self._places):
+            result[name + DOWN], result[name + UP] = copies[2 * k], copies[2 * k + 1]
+            result[name + ALPHA] = torch.tensor(self._alpha)
+        return result
+
+    def wear(self) -> None:
+        """Gives the networks what the optimizer made."""
+        if self.worn[0] is not self.masters[0]:
+            with torch.no_grad():
+                torch._foreach_copy_(self.worn, self.masters)
+
+    def forget(self) -> None:
+        """Zeros: nobody's weights stay behind."""
+        with torch.no_grad():
+            torch._foreach_zero_(self.masters)
+            self.wear()
+
+    def _put(self, layers: Mapping[str, nn.Module]) -> None:
+        for name, (model, path) in self._places.items():
+            parent, _, leaf = path.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, layers[name])
+
+
+def on_cpu(tensors: list[Any]) -> list[Tensor]:
+    """Copies on the CPU, from a GPU in one transfer."""
+    with torch.no_grad():
+        if not tensors[0].is_cuda:
+            return [tensor.detach().clone() for tensor in tensors]
+        flat = torch.cat([tensor.flatten() for tensor in tensors]).cpu()
+        parts = flat.split([tensor.numel() for tensor in tensors])
+        return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def _empty_factors(base: nn.Module, rank: int) -> list[nn.Parameter]:
+    weight = _weight(base)
+    out, into, *kernel = weight.shape
+    shapes = (rank, into, *kernel), (out, rank, *kernel)
+    return [nn.Parameter(weight.new_zeros(shape, dtype=torch.float32)) for shape in shapes]
+
+
+def _weight(base: nn.Module) -> Tensor:
+    assert isinstance(base.weight, Tensor)
+    return base.weight
+
+
+def _drawn(shape: torch.Size) -> Tensor:
+    return nn.init.kaiming_uniform_(torch.empty(shape), a=math.sqrt(5))
