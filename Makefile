@@ -9,8 +9,10 @@ EXTRAS ?= embedded,worker,production,cpu,dev
 PHOTOS ?=
 TEMPLATE ?=
 OUT ?= demo-out
+N ?= 1000000
+SEED ?= 1
 
-.PHONY: help install demo chat test check format learning-test clean
+.PHONY: help install demo chat test check format fuzz learning-test clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -40,6 +42,9 @@ check: install  ## formatting, lint, types, import rules
 format: install  ## put the code into the house format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+fuzz: install  ## feeds a million broken inputs to everything that strangers reach (N=… SEED=…)
+	$(BIN)/python -m tests.fuzz --inputs $(N) --seed $(SEED)
 
 learning-test: install  ## does the method learn? likeness, merge, control and inpainting, measured on the small model
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m engine.mini.learning_test

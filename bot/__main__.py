@@ -9,12 +9,12 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 
 from bot.app import StartFailure, frontends_of, run
 from bot.embedded import ServiceFailure, embedded_services
 from bot.keys import NoMasterKey, master_keys
-from bot.settings import Settings
+from bot.settings import Settings, WrongSettings, read_settings
 
 _CANNOT_START = 69  # EX_UNAVAILABLE
 
@@ -49,10 +49,9 @@ def _serve(words: list[str]) -> int:
     parser.add_argument("--embedded", action="store_true", help="start a bundled Valkey and a worker beside the bot")
     chosen = parser.parse_args(words)
     try:
-        settings = Settings()
-    except ValidationError as error:
-        for each in error.errors(include_input=False):
-            print(f"PORTRAIT_{'_'.join(map(str, each['loc'])).upper()}: {each['msg']}", file=sys.stderr)
+        settings = read_settings()
+    except WrongSettings as error:
+        print(error, file=sys.stderr)
         return _CANNOT_START
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every request's URL, and the token is part of it

@@ -45,12 +45,17 @@ def unpack(packed: str, person: str, secret: bytes) -> Choice:
     version, _, rest = data.partition(":")
     if version != VERSION and version.isdigit():
         raise OldButton(version)
-    if not hmac.compare_digest(tag.encode(), _tag(data, person, secret).encode()):
+    if not hmac.compare_digest(_bytes(tag), _bytes(_tag(data, person, secret))):
         raise ForgedButton
     action, _, value = rest.partition(":")
     return Choice(action, value)
 
 
 def _tag(data: str, person: str, secret: bytes) -> str:
-    digest = hmac.digest(secret, f"{person}|{data}".encode(), "sha256")
+    digest = hmac.digest(secret, _bytes(f"{person}|{data}"), "sha256")
     return base64.urlsafe_b64encode(digest)[:TAG_CHARACTERS].decode()
+
+
+def _bytes(words: str) -> bytes:
+    """Of any string: JSON can carry halves of characters, which are no text."""
+    return words.encode("utf-8", "surrogatepass")

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from bot.db.database import open_engine
 from bot.db.migrate import alembic_config
 from bot.queue import JobQueue, open_queue
-from bot.settings import Settings
+from bot.settings import Settings, WrongSettings, read_settings
 from gpu_worker.contract.blobs import open_blobs
 from gpu_worker.contract.jobs import WORKER_KEYS
 
@@ -41,7 +41,11 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bot check", description=__doc__)
     parser.add_argument("--quiet", action="store_true", help="print only what is wrong")
     options = parser.parse_args(arguments)
-    findings = asyncio.run(look(Settings()))
+    try:
+        findings = asyncio.run(look(read_settings()))
+    except WrongSettings as error:
+        sys.stdout.write(f"BAD  settings: {error}\n")
+        return 1
     for finding in findings:
         if finding.remedy or not options.quiet:
             sys.stdout.write(f"{finding}\n")

@@ -80,6 +80,7 @@ class Retention:
 
 async def _expire_records(store: Store, now: datetime) -> None:
     await store.turns.delete_before(now - _EVENTS_KEPT)
+    await store.mail.delete_before(now - _EVENTS_KEPT)
     await store.jobs.delete_sent_before(now - _EVENTS_KEPT)
     await store.jobs.delete_final_before(now - _JOBS_KEPT)
     await store.collections.delete_trained_before(now - _JOBS_KEPT)

@@ -6,16 +6,38 @@ Built once in `bot/__main__.py` and passed; nothing reads settings at import.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_MOST = 1_000_000  # of anything that a person may have or do
+_MOST_BYTES = 2_000_000_000  # of a file or its pixels: what one process can hold
+_CENTURY_DAYS = 36_500
+
+
+class WrongSettings(Exception):
+    """A line for the operator per setting that is wrong, without its value: it may be a secret."""
+
+
+def read_settings() -> Settings:
+    """From the environment and `.env`. Raises WrongSettings."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = (f"{_name(each['loc'])}: {each['msg']}" for each in error.errors(include_input=False))
+        raise WrongSettings("\n".join(lines)) from None
+
+
+def _name(place: tuple[int | str, ...]) -> str:
+    return f"PORTRAIT_{'_'.join(map(str, place)).upper()}"
 
 
 class Settings(BaseSettings):
     """What can be set from outside. Every field's description is its row in the README."""
 
     model_config = SettingsConfigDict(
-        env_prefix="PORTRAIT_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+        env_prefix="PORTRAIT_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, allow_inf_nan=False
     )
 
     telegram_token: SecretStr | None = Field(None, description="Token from @BotFather. Empty: Telegram is off.")
@@ -48,27 +70,43 @@ class Settings(BaseSettings):
     )
     portraits_per_job: int = Field(1, ge=1, le=8, description="Candidates made for one request of a portrait.")
     trainings_per_day: int = Field(
-        5, ge=0, description="Trainings a person may start in 24 hours; failed ones are free."
+        5, ge=0, le=_MOST, description="Trainings a person may start in 24 hours; failed ones are free."
     )
     portraits_per_day: int = Field(
-        50, ge=0, description="Portraits a person may request in 24 hours; failed ones are free."
+        50, ge=0, le=_MOST, description="Portraits a person may request in 24 hours; failed ones are free."
     )
-    open_portraits: int = Field(3, ge=1, description="Portrait requests of one person that may be open at once.")
-    subjects_per_user: int = Field(5, ge=1, description="Trained models a person may keep.")
-    own_templates_per_user: int = Field(20, ge=1, description="Templates of their own that a person may keep.")
-    max_file_bytes: int = Field(20_000_000, ge=100_000, description="Largest picture file that is looked at.")
-    max_pixels: int = Field(50_000_000, ge=1_000_000, description="Largest picture, width times height.")
+    open_portraits: int = Field(
+        3, ge=1, le=_MOST, description="Portrait requests of one person that may be open at once."
+    )
+    subjects_per_user: int = Field(5, ge=1, le=_MOST, description="Trained models a person may keep.")
+    own_templates_per_user: int = Field(
+        20, ge=1, le=_MOST, description="Templates of their own that a person may keep."
+    )
+    max_file_bytes: int = Field(
+        20_000_000, ge=100_000, le=_MOST_BYTES, description="Largest picture file that is looked at."
+    )
+    max_pixels: int = Field(
+        50_000_000, ge=1_000_000, le=_MOST_BYTES, description="Largest picture, width times height."
+    )
     intake_processes: int = Field(2, ge=1, le=16, description="Pictures decoded at once, each in its own process.")
-    progress_every_s: float = Field(3.0, ge=0.1, description="Least seconds between two progress edits in one chat.")
-    quiet_s: float = Field(1.0, ge=0, description="Seconds without a new photo after which an album is answered.")
+    progress_every_s: float = Field(
+        3.0, ge=0.1, le=3600, description="Least seconds between two progress edits in one chat."
+    )
+    quiet_s: float = Field(
+        1.0, ge=0, le=60, description="Seconds without a new photo after which an album is answered."
+    )
     keep_photos: bool = Field(False, description="Keep a person's photos after a training that succeeded.")
-    keep_collections_days: float = Field(2, gt=0, description="Untrained photos are deleted after this time.")
-    keep_portraits_days: float = Field(30, gt=0, description="Portraits are deleted after this time.")
-    keep_subjects_days: float = Field(90, gt=0, description="Trained models are deleted when unused for this time.")
+    keep_collections_days: float = Field(
+        2, gt=0, le=_CENTURY_DAYS, description="Untrained photos are deleted after this time."
+    )
+    keep_portraits_days: float = Field(30, gt=0, le=_CENTURY_DAYS, description="Portraits are deleted after this time.")
+    keep_subjects_days: float = Field(
+        90, gt=0, le=_CENTURY_DAYS, description="Trained models are deleted when unused for this time."
+    )
     job_attempts: int = Field(
         5, ge=1, le=20, description="Times that a lost job is started before it counts as failed."
     )
-    log_level: str = Field("INFO", description="Python logging level.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
 
     @property
     def database(self) -> str:

@@ -149,9 +149,12 @@ def load_kohya(path: Path) -> State:
         raise UnknownLora(f"{path.name} is no safetensors file") from error
     renamed = {_kohya_key(key): value.float() for key, value in tensors.items()}
     lora = {key: value for key, value in renamed.items() if key.startswith((UNET, TEXT))}
-    broken = [n for n in names(lora) if n + UP not in lora]
-    if not names(lora) or broken:
+    if not names(lora) or any(name + UP not in lora for name in names(lora)):
         raise UnknownLora(f"{path.name} holds no LoRA for a Stable Diffusion 1 model")
+    if others := sorted({key.rpartition(".")[2] for key in lora if not key.endswith((DOWN, UP, ALPHA))}):
+        raise UnknownLora(f"{path.name} is of another kind than LoRA: it has {', '.join(others)[:80]!r}")
+    if not all(_fits(lora, name) for name in names(lora)):
+        raise UnknownLora(f"{path.name} is broken: its matrices do not fit together")
     return lora
 
 
@@ -188,6 +191,17 @@ def _to_diffusers(lora: State, places: Mapping[str, tuple[nn.Module, str]]) -> S
         result[path + ".lora_A.weight"] = lora[name + DOWN].half().contiguous()
         result[path + ".lora_B.weight"] = (lora[name + UP] * scale).half().contiguous()
     return result
+
+
+def _fits(lora: State, name: str) -> bool:
+    """Whether a module's matrices can be multiplied, and hold numbers that half precision can hold."""
+    down, up, alpha = lora[name + DOWN], lora[name + UP], lora.get(name + ALPHA, torch.ones(()))
+    if down.dim() not in (2, 4) or up.dim() != down.dim() or alpha.numel() != 1 or not alpha.item() > 0:
+        return False
+    if down.numel() == 0 or up.numel() == 0 or up.shape[1] != down.shape[0] or any(side > 1 for side in up.shape[2:]):
+        return False
+    most = torch.finfo(torch.float16).max
+    return all(bool((part.abs() <= most).all()) for part in (down, up, alpha))
 
 
 def _kohya_key(key: str) -> str:

@@ -27,7 +27,8 @@ def main(arguments: list[str]) -> int:
     try:
         settings = WorkerSettings()
     except ValidationError as error:
-        sys.stderr.write(f"The settings are wrong: {error}\n")
+        for each in error.errors(include_input=False):
+            sys.stderr.write(f"PORTRAIT_{'_'.join(map(str, each['loc'])).upper()}: {each['msg']}\n")
         return 2
     set_up_logs(settings.log_format, settings.log_level)
     if chosen is None:

@@ -11,12 +11,14 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from gpu_worker.contract.jobs import JobKind
 from gpu_worker.contract.sealing import MasterKeys
 
+_MONTH_S = 30 * 24 * 3600
+
 
 class WorkerSettings(BaseSettings):
     """Every field's description is its row in the README's settings table."""
 
     model_config = SettingsConfigDict(
-        env_prefix="PORTRAIT_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+        env_prefix="PORTRAIT_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, allow_inf_nan=False
     )
 
     redis_url: SecretStr = Field(
@@ -47,26 +49,41 @@ class WorkerSettings(BaseSettings):
         "training that runs. Otherwise each has its own, and a training pauses while a portrait is made.",
     )
     lease_s: float = Field(
-        30, gt=0.5, description="Seconds after which another worker takes over the job of one that died or hangs."
+        30,
+        gt=0.5,
+        le=_MONTH_S,
+        description="Seconds after which another worker takes over the job of one that died or hangs.",
     )
     max_deaths: int = Field(
-        3, ge=1, description="A job during which this many workers in a row died is given up instead of tried again."
+        3,
+        ge=1,
+        le=1000,
+        description="A job during which this many workers in a row died is given up instead of tried again.",
     )
     inspect_timeout_s: float = Field(
-        120, gt=0, description="Longest check of a set of photos or of a template, seconds."
+        120, gt=0, le=_MONTH_S, description="Longest check of a set of photos or of a template, seconds."
     )
-    train_timeout_s: float = Field(7200, gt=0, description="Longest training, seconds.")
-    portrait_timeout_s: float = Field(1200, gt=0, description="Longest portrait job, seconds.")
-    start_timeout_s: float = Field(600, gt=0, description="Longest start of the engine (loading its models), seconds.")
+    train_timeout_s: float = Field(7200, gt=0, le=_MONTH_S, description="Longest training, seconds.")
+    portrait_timeout_s: float = Field(1200, gt=0, le=_MONTH_S, description="Longest portrait job, seconds.")
+    start_timeout_s: float = Field(
+        600, gt=0, le=_MONTH_S, description="Longest start of the engine (loading its models), seconds."
+    )
     stop_grace_s: float = Field(
-        10, gt=0, description="Seconds that a stopped job gets to end between two steps before its process is killed."
+        10,
+        gt=0,
+        le=_MONTH_S,
+        description="Seconds that a stopped job gets to end between two steps before its process is killed.",
     )
-    report_every_s: float = Field(2, ge=0, description="Least seconds between two progress events of one stage.")
+    report_every_s: float = Field(
+        2, ge=0, le=_MONTH_S, description="Least seconds between two progress events of one stage."
+    )
     work_dir: Path = Field(
         Path("./data/work"),
         description="Folder for the files of running jobs; emptied after each job and at the start.",
     )
-    engine_memory_mib: int = Field(0, ge=0, description="Limit of an engine process's memory in MiB; 0: none.")
+    engine_memory_mib: int = Field(
+        0, ge=0, le=2**32, description="Limit of an engine process's memory in MiB; 0: none."
+    )
     engine_entry: str = Field(
         "gpu_worker.engine_jobs", description="Module with `load_checks` and `load_renders`; tests put in a stand-in."
     )

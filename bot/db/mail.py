@@ -28,6 +28,10 @@ class Mail:
         query = select(t.Inbox.raw).where(t.Inbox.platform == platform).order_by(t.Inbox.update_id)
         return list(await self._session.scalars(query))
 
+    async def delete_before(self, moment: datetime) -> None:
+        """What nobody could handle: the platform itself would have dropped it by then."""
+        await self._session.execute(delete(t.Inbox).where(t.Inbox.received_at < moment))
+
     async def kept_file(self, platform: str, key: str) -> str | None:
         row = await self._session.get(t.KeptFile, (platform, key))
         return row.file_id if row else None

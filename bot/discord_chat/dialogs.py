@@ -5,6 +5,7 @@ A dialog is sent and then known by its custom ids alone, so one that was open wh
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ from bot import texts
 from bot.dialogue import CONSENT_VERSION
 from bot.domain import MAX_NAME, MIN_PHOTOS, Language
 from bot.replies import AskConsent
+
+log = logging.getLogger(__name__)
 
 PHOTOS, TEMPLATE, NAME = "photos", "template", "name"
 FIRST, SECOND, AGREE = "first", "second", "agree"
@@ -80,22 +83,42 @@ async def open_dialog(interaction: AnyInteraction, dialog: ui.Modal) -> None:
 
 
 def submitted(interaction: AnyInteraction) -> Submitted:
-    """Reads the answer to a dialog, of this process or of an earlier one."""
+    """Reads the answer to a dialog, of this process or of an earlier one. What is not of its shape counts as empty."""
     data: dict[str, Any] = dict(interaction.data or {})
-    fields = [label.get("component") or {} for label in data.get("components", ())]
-    words: dict[str, str] = {field.get("custom_id", ""): field.get("value") or "" for field in fields}
-    values: dict[str, list[str]] = {field.get("custom_id", ""): field.get("values") or [] for field in fields}
-    files = data.get("resolved", {}).get("attachments", {})
-    ids = [one for upload in (FIRST, SECOND) for one in values.get(upload, ()) if one in files]
+    fields = [_record(_record(label).get("component")) for label in _list(data.get("components"))]
+    words = {str(field.get("custom_id", "")): str(field.get("value") or "") for field in fields}
+    values = {str(field.get("custom_id", "")): _list(field.get("values")) for field in fields}
+    files = _record(_record(data.get("resolved")).get("attachments"))
+    ids = [str(one) for upload in (FIRST, SECOND) for one in values.get(upload, ())]
+    attachments = [_attachment(files[one], interaction) for one in ids if one in files]
     dialog, _, about = str(data.get("custom_id", "")).partition(":")
     return Submitted(
         dialog,
         about,
         bool(values.get(AGREE)),
         words.get(NAME, ""),
-        # The library makes attachments of dialogs only for dialogs that it has in memory.
-        tuple(discord.Attachment(data=files[one], state=interaction._state) for one in ids),
+        tuple(file for file in attachments if file is not None),
     )
+
+
+def _attachment(data: Any, interaction: AnyInteraction) -> discord.Attachment | None:
+    """The library makes attachments of dialogs only for dialogs that it has in memory."""
+    try:
+        file = discord.Attachment(data=data, state=interaction._state)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        file = None
+    if file is None or not (isinstance(file.size, int) and isinstance(file.filename, str)):
+        log.warning("a file of a dialog is described as no file is")
+        return None
+    return file
+
+
+def _record(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _consent(language: Language) -> str:

@@ -313,5 +313,5 @@ def _address(interaction: AnyInteraction) -> Address:
 
 
 def _may_be_picture(attachment: discord.Attachment) -> bool:
-    kind = (attachment.content_type or "").lower()
+    kind = str(attachment.content_type or "").lower()
     return kind.startswith("image/") or PurePath(attachment.filename).suffix.lower() in PICTURE_SUFFIXES

@@ -7,6 +7,7 @@ telegram-bot-api (Client.cpp); limits follow https://core.telegram.org/bots/api.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 from bot.sandbox.calls import ApiError, Call, Upload, bad_request, keyboard, message_caption, message_text
 from bot.sandbox.pictures import NotAPhoto, Size, photo_sizes, thumbnail
 from bot.sandbox.world import ChatState, Json, World
+
+log = logging.getLogger(__name__)
 
 MAX_DOWNLOAD_BYTES = 20 << 20
 MAX_DOCUMENT_BYTES = 50 << 20
@@ -67,7 +70,11 @@ class BotApi:
             self._world.calls.append({"at": time.time(), "method": call.method, "params": call.params})
         if fault := self._world.fault_of(call.method):
             raise ApiError(fault.error_code, fault.description, fault.retry_after)
-        return await self._methods[name](call)
+        try:
+            return await self._methods[name](call)
+        except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+            log.info("%s: parameters of no known shape", call.method, exc_info=True)
+            raise bad_request("can't parse the parameters") from error
 
     # -- the bot itself
 

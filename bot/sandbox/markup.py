@@ -39,7 +39,7 @@ class MarkupError(ValueError):
 
 
 def utf16_length(text: str) -> int:
-    return len(text.encode("utf-16-le")) // 2
+    return len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
 def parse_html(source: str) -> tuple[str, list[Entity]]:
@@ -49,8 +49,8 @@ def parse_html(source: str) -> tuple[str, list[Entity]]:
     open_tags: list[tuple[str, Entity]] = []
     place = 0
     while place < len(source):
-        byte = len(source[:place].encode())
         if source[place] == "<":
+            byte = len(source[:place].encode("utf-8", "surrogatepass"))
             tag = _TAG.match(source, place)
             if tag is None:
                 raise MarkupError(f"Unsupported start tag at byte offset {byte}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Awaitable
 from typing import Any
 from weakref import WeakValueDictionary
@@ -18,6 +19,8 @@ from telegram.ext import BaseUpdateProcessor
 
 from bot.core import Inbox
 from bot.telegram_chat.chat import PLATFORM
+
+log = logging.getLogger(__name__)
 
 MAX_AT_ONCE = 256
 
@@ -36,11 +39,20 @@ class InboxQueue(asyncio.Queue[object]):
         await super().put(item)
 
     async def replay(self, bot: telegram.Bot) -> int:
-        """Puts in what an earlier process stored and did not finish; how many."""
-        pending = await self._inbox.pending(PLATFORM)
-        for raw in pending:
-            await super().put(Update.de_json(json.loads(raw), bot))
-        return len(pending)
+        """Puts in what an earlier process stored and did not finish; how many.
+
+        One that this version cannot read is left where it is, for a few days; the others go on.
+        """
+        replayed = 0
+        for raw in await self._inbox.pending(PLATFORM):
+            try:
+                update = Update.de_json(json.loads(raw), bot)
+            except Exception as error:  # noqa: BLE001 - the library raises anything on what it does not know
+                log.error("a stored update cannot be read and stays in the inbox: %s", type(error).__name__)
+                continue
+            await super().put(update)
+            replayed += 1
+        return replayed
 
 
 class PerChat(BaseUpdateProcessor):

@@ -8,6 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+# A whole key. No part begins with a dot, so no key leads out of a folder or to a half-written file; none is longer than
+# a file's name may be.
+KEY_PATTERN = r"[0-9a-zA-Z_-]{1,200}(/[0-9a-zA-Z_-][0-9a-zA-Z_.-]{0,199})*"
+MAX_KEY_CHARACTERS = 1000  # of S3's 1024 bytes, and of a path
+
 
 class BlobNotFound(KeyError):
     """No blob under that key."""

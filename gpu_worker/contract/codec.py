@@ -22,7 +22,10 @@ def to_bytes(data: Any) -> bytes:
 
 def from_bytes(data: bytes) -> Any:
     """arq's `job_deserializer`. Raises ValueError."""
-    return json.loads(data)
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("too deep") from None
 
 
 def job_payload(job: AnyJob) -> dict[str, Any]:

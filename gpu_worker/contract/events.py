@@ -8,11 +8,12 @@ that was paused and woke up after another had taken over.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import math
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import BeforeValidator, Field, TypeAdapter
 
-from gpu_worker.contract.jobs import BlobKey, Id, Message
+from gpu_worker.contract.jobs import BlobKey, Count, Id, Message
 
 EVENT_STREAM = "portrait:events"
 EVENT_FIELD = "event"  # the one field of a stream entry; its value is the event's JSON
@@ -44,17 +45,45 @@ FAILURE_REASONS = frozenset(
 )
 
 
+MAX_NOTE = 4000  # characters
+
+
+def _finite(measured: Any) -> Any:
+    """None for a measure that is no number: JSON has no word for it, and PostgreSQL refuses it."""
+    return None if isinstance(measured, float) and not math.isfinite(measured) else measured
+
+
+def _finite_ones(measures: Any) -> Any:
+    return {k: v for k, v in measures.items() if _finite(v) is not None} if isinstance(measures, dict) else measures
+
+
+def _storable(words: Any) -> Any:
+    """Words of libraries, as far as every database and log takes them."""
+    return words.replace("\0", "").encode("utf-8", "replace").decode()[:MAX_NOTE] if isinstance(words, str) else words
+
+
+def _score(measured: Any) -> Any:
+    """0 for what could not be measured: it ranks last."""
+    return 0.0 if isinstance(measured, float) and not math.isfinite(measured) else measured
+
+
+Score = Annotated[float, BeforeValidator(_score)]
+Measure = Annotated[float | None, BeforeValidator(_finite)]
+Note = Annotated[str, BeforeValidator(_storable)]
+Word = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,32}$")]  # of a closed list, as reasons and stages are
+
+
 class PhotoVerdict(Message):
     photo_id: Id
     verdict: Literal["ok", "warning", "refused"]
-    reason: str | None = None
-    measures: dict[str, float] = Field(default_factory=dict)
+    reason: Word | None = None
+    measures: Annotated[dict[str, float], BeforeValidator(_finite_ones)] = Field(default_factory=dict)
 
 
 class InspectResult(Message):
     kind: Literal["inspect"] = "inspect"
     photos: tuple[PhotoVerdict, ...]
-    usable: int
+    usable: Count
     reference: Id | None = None
 
 
@@ -65,50 +94,50 @@ class TemplateFace(Message):
 class CheckTemplateResult(Message):
     kind: Literal["check_template"] = "check_template"
     faces: tuple[TemplateFace, ...]  # from left to right
-    reason: str | None = None  # why it cannot serve: "no_face", "too_small", "unreadable"
+    reason: Word | None = None  # why it cannot serve: "no_face", "too_small", "unreadable"
 
 
 class Checkpoint(Message):
-    step: int
-    likeness: float | None  # None: its renders show no face
+    step: Count
+    likeness: Measure  # None: its renders show no face
 
 
 class TrainResult(Message):
     kind: Literal["train"] = "train"
     photos: tuple[PhotoVerdict, ...]
-    usable: int
+    usable: Count
     held_out: tuple[Id, ...]
-    steps: int
+    steps: Count
     checkpoints: tuple[Checkpoint, ...]
-    likeness: float | None  # merged LoRA to the held-out photos
-    real_likeness: float | None = None  # between the subject's own photos: what 100 % would be
-    recogniser: str
+    likeness: Measure  # merged LoRA to the held-out photos
+    real_likeness: Measure = None  # between the subject's own photos: what 100 % would be
+    recogniser: Note
     files_prefix: BlobKey | None = None  # where the subject's files lie: the `subject_prefix` of its portraits
     preview_key: BlobKey | None = None  # a picture for the chat
     card_key: BlobKey | None = None  # how the training went, drawn for the person (engine/training_card.py)
     report_key: BlobKey | None = None  # the engine's full report, JSON
     seconds: dict[str, float]
-    peak_mib: float | None = None
+    peak_mib: Measure = None
 
 
 class Scores(Message):
     """By what candidates are ranked. `worth` is likeness x quality / (1 + seam), the mean over several people."""
 
-    likeness: float  # to the reference photos, 1 is identical
-    quality: float  # sharpness of the face, 1 is the template's or better
-    seam: float  # colour step at the face's rim, in delta E; 0 is as seamless as the template
-    worth: float
+    likeness: Score  # to the reference photos, 1 is identical
+    quality: Score  # sharpness of the face, 1 is the template's or better
+    seam: Score  # colour step at the face's rim, in delta E; 0 is as seamless as the template
+    worth: Score
 
 
 class PortraitFile(Message):
     key: BlobKey  # JPEG for the chat
-    width: int
-    height: int
-    likeness: float | None = None  # to held-out photos; measured on the best one only, the mean over several people
-    notes: tuple[str, ...] = ()  # what the engine did not do and why, for logs and reports
+    width: Count
+    height: Count
+    likeness: Measure = None  # to held-out photos; measured on the best one only, the mean over several people
+    notes: tuple[Note, ...] = ()  # what the engine did not do and why, for logs and reports
     report_key: BlobKey | None = None
     scores: Scores | None = None
-    seed: int | None = None  # of its noise
+    seed: Count | None = None  # of its noise
 
 
 # Every `SkippedFace.reason` that a worker gives; bot/texts has words for each (a test compares).
@@ -124,9 +153,9 @@ SKIP_REASONS = frozenset(
 class SkippedFace(Message):
     """A face of the template that stayed as it was although somebody was to go there."""
 
-    face: int  # index in MakePortraits.faces
+    face: Count  # index in MakePortraits.faces
     subject_id: Id
-    reason: str
+    reason: Word
 
 
 class PortraitResult(Message):
@@ -145,11 +174,11 @@ Result = Annotated[InspectResult | CheckTemplateResult | TrainResult | PortraitR
 class EventBase(Message):
     version: Literal[1] = 1
     job_id: Id
-    attempt: int
-    run: int
-    seq: int
+    attempt: Count
+    run: Count
+    seq: Count
     at: float  # seconds since the epoch, the worker's clock: for display, never for order
-    worker: str
+    worker: Note
 
 
 class Started(EventBase):
@@ -158,9 +187,9 @@ class Started(EventBase):
 
 class Progress(EventBase):
     event: Literal["progress"] = "progress"
-    stage: str
-    done: int
-    total: int
+    stage: Word
+    done: Count
+    total: Count
     fraction: Annotated[float, Field(ge=0, le=1)]  # of the whole job
     preview_key: BlobKey | None = None
 
@@ -175,9 +204,9 @@ class Failed(EventBase):
 
     event: Literal["failed"] = "failed"
     kind: FailureKind
-    reason: str
+    reason: Word
     photos: tuple[PhotoVerdict, ...] = ()
-    detail: str = ""
+    detail: Note = ""
 
 
 Event = Annotated[Started | Progress | Succeeded | Failed, Field(discriminator="event")]

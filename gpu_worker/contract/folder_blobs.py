@@ -10,10 +10,9 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from gpu_worker.contract.blobs import BlobNotFound
+from gpu_worker.contract.blobs import KEY_PATTERN, MAX_KEY_CHARACTERS, BlobNotFound
 
-# As jobs.BlobKey: no part begins with a dot, so no key leads out of the folder or to a half-written file.
-_KEY = re.compile(r"[0-9a-zA-Z_-]+(/[0-9a-zA-Z_-][0-9a-zA-Z_.-]*)*")
+_KEY = re.compile(KEY_PATTERN)
 _UNFINISHED = ".unfinished-"
 
 
@@ -43,7 +42,7 @@ class FolderBlobs:
 
     def _path(self, key: str) -> Path:
         """Raises ValueError for what is no key."""
-        if not _KEY.fullmatch(key):
+        if len(key) > MAX_KEY_CHARACTERS or not _KEY.fullmatch(key):
             raise ValueError(f"not a blob key: {key!r}")
         return self._folder / key
 

@@ -10,6 +10,8 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
+from gpu_worker.contract.blobs import KEY_PATTERN
+
 CONTRACT_VERSION: Final = 1
 
 # Checks are short and answer people who are typing, a portrait takes seconds, a training minutes: none of them waits
@@ -20,7 +22,8 @@ TRAIN_QUEUE = "portrait:train"
 QUEUES = (CHECK_QUEUE, PORTRAIT_QUEUE, TRAIN_QUEUE)
 
 Id = Annotated[str, Field(pattern=r"^[0-9a-z]{6,40}$")]
-BlobKey = Annotated[str, Field(pattern=r"^[0-9a-zA-Z_-]+(/[0-9a-zA-Z_-][0-9a-zA-Z_.-]*)*$", max_length=300)]
+BlobKey = Annotated[str, Field(pattern=f"^{KEY_PATTERN}$", max_length=300)]
+Count = Annotated[int, Field(ge=0, lt=2**31)]  # what the tables' integers take
 Style = Literal["natural", "polished", "strict"]
 
 MOST_PEOPLE: Final = 5  # subjects in one portrait
@@ -28,13 +31,13 @@ MOST_FACES: Final = 20  # of a template that are counted
 
 
 class Message(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class JobBase(Message):
     version: Literal[1] = CONTRACT_VERSION
     job_id: Id
-    attempt: Annotated[int, Field(ge=1)] = 1
+    attempt: Annotated[Count, Field(ge=1)] = 1
     # The key of the user's blobs, wrapped by the master key that the worker has too (contract/sealing.py). It is put in
     # when the job is queued, so that the database holds it in one place only.
     user_key: Annotated[str, Field(pattern=r"^[0-9a-f]{8}\.[0-9A-Za-z_=-]{80}$")] | None = None
