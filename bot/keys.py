@@ -109,7 +109,7 @@ def main(arguments: Sequence[str]) -> int:
         sys.stdout.write(f"{written_key(new_key())}\n")
         return 0
     try:
-        count = asyncio.run(_rotate(Settings()))
+        count = asyncio.run(_rotate(read_settings()))
     except (NoMasterKey, CannotOpen, SQLAlchemyError) as error:
         sys.stderr.write(f"{str(error).splitlines()[0]}\n")
         return 1

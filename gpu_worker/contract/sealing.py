@@ -108,12 +108,12 @@ class MasterKeys:
     def unwrap(self, wrapped: str) -> bytes:
         """The key in it. Raises CannotOpen when it was wrapped by none of these keys."""
         name, _, body = wrapped.partition(".")
-        raw = base64.urlsafe_b64decode(body)
         for key in self.keys:
             if _name(key) == name:
                 try:
+                    raw = base64.urlsafe_b64decode(body)
                     return AESGCM(key).decrypt(raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], MAGIC)
-                except InvalidTag:
+                except (InvalidTag, ValueError):  # ValueError: it is no base64, or too short
                     break
         raise CannotOpen(f"no master key here opens what the master key {name} wrapped: see PORTRAIT_MASTER_KEY")
 

@@ -12,6 +12,7 @@ SHARES = {
     "job payload": 10,
     "job event": 12,
     "blob key": 8,
+    "sealed blob": 5,
     "settings": 3,
     "LoRA file": 5,
     "sandbox call": 2,
@@ -39,5 +40,11 @@ def make_target(name: str) -> Target:
         return SandboxCalls()
     from tests.fuzz import wire
 
-    kinds: tuple[type[Target], ...] = (wire.JobPayloads, wire.JobEvents, wire.BlobKeys, wire.Environments)
+    kinds: tuple[type[Target], ...] = (
+        wire.JobPayloads,
+        wire.JobEvents,
+        wire.BlobKeys,
+        wire.SealedBlobs,
+        wire.Environments,
+    )
     return next(kind for kind in kinds if kind.name == name)()

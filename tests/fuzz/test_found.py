@@ -33,6 +33,7 @@ from engine.lora import UnknownLora, load_kohya
 from gpu_worker.contract import codec
 from gpu_worker.contract.events import EVENT, Checkpoint, Failed, PhotoVerdict
 from gpu_worker.contract.folder_blobs import FolderBlobs
+from gpu_worker.contract.sealing import CannotOpen, MasterKeys
 from gpu_worker.settings import WorkerSettings
 from tests.conftest import ROOT
 from tests.fuzz.chats import HeardApp
@@ -60,6 +61,13 @@ def test_measures_that_are_no_numbers_and_words_that_are_no_text_do_not_cost_the
     failed = Failed(**ENVELOPE, kind="permanent", reason="internal", detail="a\0b\ud800" + "x" * 10_000)
     assert failed.detail.startswith("ab?xxx")
     assert len(failed.model_dump_json()) < 5_000
+
+
+@pytest.mark.parametrize("body", ["A===" * 20, "=" * 80, "A" * 77 + "===", ""])
+def test_a_wrapped_key_that_is_none_does_not_open(body: str) -> None:
+    keys = MasterKeys((bytes(32),))
+    with pytest.raises(CannotOpen):
+        keys.unwrap(f"{keys.names[0]}.{body}")
 
 
 async def test_a_key_longer_than_a_file_name_is_no_key(tmp_path: Path) -> None:

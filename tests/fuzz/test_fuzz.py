@@ -23,6 +23,7 @@ EXPECTED = {
     "job payload": {"taken", "refused"},
     "job event": {"taken", "refused"},
     "blob key": {"found", "refused", "not there"},
+    "sealed blob": {"blob opened, key opened", "blob refused, key refused"},
     "settings": {"bot taken, worker taken", "bot refused, worker refused"},
     "LoRA file": {"taken", "refused"},
     "sandbox call": {"answered", "refused"},

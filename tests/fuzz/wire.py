@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import tempfile
@@ -19,12 +20,16 @@ from bot.settings import Settings
 from gpu_worker.contract import codec
 from gpu_worker.contract.blobs import BlobNotFound, open_blobs
 from gpu_worker.contract.events import EVENT
+from gpu_worker.contract.sealing import CannotOpen, MasterKeys, seal, unseal
 from gpu_worker.settings import WorkerSettings
 from tests.fuzz.mutations import NUMBERS, json_bytes, spoiled, text
 from tests.unit.gpu_worker.test_contract import EVENTS, JOBS
 
 SQL_INTEGER = 2**31
-SECRETS = {"PORTRAIT_TELEGRAM_TOKEN", "PORTRAIT_DISCORD_TOKEN", "PORTRAIT_DATABASE_URL", "PORTRAIT_REDIS_URL"}
+SECRETS = {
+    *("PORTRAIT_TELEGRAM_TOKEN", "PORTRAIT_DISCORD_TOKEN", "PORTRAIT_MASTER_KEY"),
+    *("PORTRAIT_DATABASE_URL", "PORTRAIT_REDIS_URL"),
+}
 BIG = datetime(2026, 11, 22, tzinfo=UTC)
 
 
@@ -247,3 +252,54 @@ def _setting(draw: Random) -> str:
 def _hides_secrets(shown: str, made: dict[str, str]) -> None:
     for name in SECRETS & set(made):
         assert f"-secret-{name}" not in shown, name
+
+
+class SealedBlobs:
+    """What is stored, damaged or moved to another name, and keys as jobs carry them: opened as it was, or not at all."""
+
+    name = "sealed blob"
+    longest_s = 5.0
+
+    def __init__(self) -> None:
+        self._key, self._master = bytes(range(32)), MasterKeys((bytes(32),))
+        self._data = b"a person's photo " * 20
+        self._sealed = seal(self._data, self._key, "users/u1/photos/photo1.jpg")
+        self._wrapped = self._master.wrap(self._key)
+
+    def make(self, draw: Random) -> tuple[bytes, str, str]:
+        kind = draw.random()
+        sealed = (
+            self._sealed if kind < 0.2 else spoiled(draw, self._sealed, (self._sealed, b"portrait-sealed-1\n"), most=2)
+        )
+        name = (
+            "users/u1/photos/photo1.jpg"
+            if draw.random() < 0.8
+            else draw.choice(("users/u2/photos/photo1.jpg", text(draw)))
+        )
+        letters = "ABCDwxyz0189_=-"
+        wrapped = self._wrapped
+        for _ in range(draw.randint(0, 3)):
+            at = draw.randrange(len(wrapped))
+            wrapped = wrapped[:at] + draw.choice(letters) + wrapped[at + 1 :]
+        if draw.random() < 0.2:
+            wrapped = f"{wrapped[:8]}.{''.join(draw.choice(letters) for _ in range(80))}"
+        return sealed, name.encode("utf-8", "replace").decode(), wrapped
+
+    def feed(self, made: tuple[bytes, str, str]) -> str:
+        sealed, name, wrapped = made
+        try:
+            opened = unseal(sealed, self._key, name) == self._data
+            assert opened
+            assert name == "users/u1/photos/photo1.jpg"
+        except CannotOpen:
+            opened = False
+        try:
+            is_ours = self._master.unwrap(wrapped) == self._key
+            assert is_ours
+        except CannotOpen:
+            is_ours = False
+        with contextlib.suppress(ValueError):
+            MasterKeys.read(name)
+        return f"blob {'opened' if opened else 'refused'}, key {'opened' if is_ours else 'refused'}"
+
+    def close(self) -> None: ...
