@@ -13,7 +13,7 @@ from pathlib import Path
 from sqlalchemy.exc import SQLAlchemyError
 
 from bot.db.database import Database, open_database
-from bot.settings import Settings
+from bot.settings import Settings, WrongSettings, read_settings
 from gpu_worker.contract.blobs import BlobNotFound
 from gpu_worker.contract.sealing import CannotOpen, MasterKeys, new_key, written_key
 
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     try:
         count = asyncio.run(_rotate(read_settings()))
-    except (NoMasterKey, CannotOpen, SQLAlchemyError) as error:
+    except (WrongSettings, NoMasterKey, CannotOpen, SQLAlchemyError) as error:
         sys.stderr.write(f"{str(error).splitlines()[0]}\n")
         return 1
     sys.stdout.write(f"{count} users' keys are now wrapped by the first master key; the others are needed no more.\n")

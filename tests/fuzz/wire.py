@@ -255,7 +255,7 @@ def _hides_secrets(shown: str, made: dict[str, str]) -> None:
 
 
 class SealedBlobs:
-    """What is stored, damaged or moved to another name, and keys as jobs carry them: opened as it was, or not at all."""
+    """What is stored, damaged or moved, and keys as jobs carry them: opened as it was, or not at all."""
 
     name = "sealed blob"
     longest_s = 5.0
