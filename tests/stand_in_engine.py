@@ -57,12 +57,20 @@ def _run(request: Run, tell: Report) -> AnyResult:
         case InspectPhotos() as job:
             return _inspect(job, request.folder)
         case CheckTemplate():
-            _obey(_order_in(request.folder / "template.jpg"), request.folder)
-            return CheckTemplateResult(faces=(TemplateFace(box_xyxy=(0.3, 0.2, 0.7, 0.6)),))
+            return _check_template(request.folder)
         case TrainSubject() as job:
             return _train(job, request, tell)
         case MakePortraits() as job:
             return _portraits(job, request, tell)
+
+
+def _check_template(folder: Path) -> CheckTemplateResult:
+    """One face; a picture that is much wider than high shows two."""
+    path = folder / "template.jpg"
+    _obey(_order_in(path), folder)
+    width, height = Image.open(path).size
+    lefts = (0.1, 0.6) if width > 1.5 * height else (0.3,)
+    return CheckTemplateResult(faces=tuple(TemplateFace(box_xyxy=(left, 0.2, left + 0.3, 0.6)) for left in lefts))
 
 
 def _order_in(path: Path) -> str:

@@ -34,6 +34,7 @@ class Studio:
 
     def __init__(self, folder: Path, valkey: ValkeyServer, sandbox: Sandbox) -> None:
         self._folder, self._valkey, self.sandbox = folder, valkey, sandbox
+        self.work_dir = folder / "work"
         self.settings = sandbox_settings(sandbox, folder, valkey.url, str(folder / "blobs"))
         self._processes: list[subprocess.Popen[bytes]] = []
         self.db: Database = open_database(self.settings.database)
@@ -50,7 +51,7 @@ class Studio:
 
     def start_worker(self, engine: str = "tests.stand_in_engine") -> None:
         self.worker = self._start(
-            "gpu_worker", work_dir=str(self._folder / "work"), engine_entry=engine, lease_s="2", report_every_s="0.2"
+            "gpu_worker", work_dir=str(self.work_dir), engine_entry=engine, lease_s="2", report_every_s="0.2"
         )
 
     def _start(self, module: str, **settings: str) -> subprocess.Popen[bytes]:
