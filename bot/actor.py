@@ -18,7 +18,9 @@ from bot.lookups import Lookups
 from bot.ordering import Ordering
 from bot.outcomes import outcome
 from bot.parts import Parts
+from bot.quotas import Quotas
 from bot.replies import Reply
+from bot.reports import take_report
 from bot.templates import numbered_key
 from gpu_worker.contract.blobs import own_template_key, photo_key, subject_prefix
 
@@ -50,7 +52,9 @@ class Actor:
     ) -> None:
         self._parts, self._store, self._person, self._incoming, self._now = parts, store, person, incoming, now
         self._user_id, self._address, self._before = person.user_id, incoming.address, dialogue
-        self._ordering = Ordering(store, parts.settings, now)
+        guild_id = incoming.place.guild_id if incoming.place else None
+        self._ordering = Ordering(store, parts.settings, now, guild_id)
+        self._quotas = Quotas(store, parts.settings, now, guild_id)
         self._lookups = Lookups(store, parts.templates, person.user_id, parts.workers)
         self._alert: Reply | None = None
         self.aftermath = Aftermath()
@@ -91,6 +95,7 @@ class Actor:
             a.LookUp: self._look_up,
             a.Delete: self._delete,
             a.UseSubject: self._use_subject,
+            a.Report: self._report,
             a.Forget: self._forget,
         }
         return await acts[type(order)](order)
@@ -181,7 +186,7 @@ class Actor:
             return self._answer(await self._lookups.refusal("template", wanted) or await self._lookups.gallery(""))
         if template.faces > 1 and not sitters:
             return [a.Tell(await self._lookups.gallery_at(template))]
-        if quota := await self._ordering.portrait_quota(self._user_id):
+        if quota := await self._quotas.portrait(self._user_id):
             return [a.Tell(quota)]
         own = {subject.subject_id for subject in await self._store.library.subjects(self._user_id)}
         sitters = tuple(sitter if sitter in own else "" for sitter in sitters)
@@ -206,7 +211,7 @@ class Actor:
         if job.kind == "inspect" or not stored.collection.can_start:
             await self._ordering.inspection(stored, even_if_failed=True)
             return [a.ShowCollection(stored.collection.session_id, anew=True)]
-        if quota := await self._ordering.training_quota(self._user_id, is_new=not stored.collection.retrains_id):
+        if quota := await self._quotas.training(self._user_id, is_new=not stored.collection.retrains_id):
             return [a.Tell(quota)]
         return [a.ShowJob(await self._ordering.training(replace(stored, message=None), self._address))]
 
@@ -312,6 +317,10 @@ class Actor:
             return self._answer(refusal)
         await self._store.library.use_subject(self._user_id, order.subject_id)
         return [a.Tell(await self._lookups.answer(a.LookUp("models")), in_place=True)]
+
+    async def _report(self, order: a.Report) -> list[a.Telling]:
+        settings, portrait_id = self._parts.settings, order.portrait_id
+        return self._answer(await take_report(self._store, settings, self._user_id, portrait_id, self._now))
 
     async def _forget(self, _: a.Forget) -> list[a.Telling]:
         self.aftermath.forgotten = await self._store.people.forget(self._user_id)

@@ -195,6 +195,13 @@ class UseSubject:
 
 
 @dataclass(frozen=True)
+class Report:
+    """A complaint about a portrait."""
+
+    portrait_id: str
+
+
+@dataclass(frozen=True)
 class Forget:
     pass
 
@@ -222,6 +229,7 @@ Order = (
     | LookUp
     | Delete
     | UseSubject
+    | Report
     | Forget
 )
 Act = Telling | Order

@@ -20,6 +20,7 @@ from bot.db.migrate import upgrade
 from bot.delivery import Delivery, Painter
 from bot.dialogue import PictureNotTaken, SentPicture
 from bot.erasure import erase
+from bot.guilds import GuildRules, Place
 from bot.intake import Intake
 from bot.job_events import EventReader
 from bot.keys import NoMasterKey, UserKeys, master_keys
@@ -110,6 +111,14 @@ class Bot:
             logger.exception("an event could not be handled (%s)", reference)
             return await self._apologise(incoming, r.Apology(reference))
         return handled.alert
+
+    async def settle_guild(self, place: Place, change: Callable[[GuildRules], GuildRules]) -> GuildRules | None:
+        if not place.may_manage:
+            return None
+        async with self.parts.db.transaction() as store:
+            rules = change(await store.operations.guild(place.guild_id))
+            await store.operations.keep_guild(place.guild_id, rules)
+        return rules
 
     async def kept_file(self, platform: str, key: str) -> str | None:
         async with self.parts.db.transaction() as store:

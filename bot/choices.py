@@ -212,6 +212,9 @@ _ROWS: dict[type, Callable[[Any], Rows]] = {
     r.PortraitsReady: _ready,
     r.OtherCandidates: lambda reply: _others(reply.portraits),
     r.Results: _results,
+    r.AdminReport: lambda reply: (
+        _row(*(Choice(f"admin_{how}", reply.report_id) for how in ("dismiss", "delete", "block"))),
+    ),
     r.Privacy: _always(_row(Choice("forget"))),
     r.ConfirmForget: _always(_row(Choice("forget_yes"), Choice("forget_no"))),
     r.ConfirmForgetAgain: _always(_row(Choice("forget_no")), _row(Choice("forget_sure"))),

@@ -32,6 +32,7 @@ from bot.acts import (
     OrderPortrait,
     RecordConsent,
     RemovePhotos,
+    Report,
     Retrain,
     Settle,
     ShowCollection,
@@ -39,6 +40,7 @@ from bot.acts import (
     Tell,
     UseSubject,
 )
+from bot.admission import is_open_to_all
 from bot.dialogue import (
     CONSENT_VERSION,
     Asked,
@@ -81,6 +83,8 @@ def _asked_to_forget(dialogue: ConfirmingForget, heard: Heard, facts: Facts) -> 
 
 
 def _heard(dialogue: Dialogue, heard: Heard, facts: Facts) -> Step:
+    if facts.refusal and not is_open_to_all(heard):
+        return Step(dialogue, (Tell(facts.refusal),))
     match heard:
         case Asked(command, argument):
             handler = _COMMANDS.get(command)
@@ -102,7 +106,8 @@ def takes_pictures(dialogue: Dialogue, facts: Facts) -> bool:
     """Whether a picture is wanted now: asked before anybody decodes and stores it."""
     if isinstance(dialogue, ConfirmingForget):
         dialogue = dialogue.back
-    return facts.is_private and (isinstance(dialogue, AwaitingTemplatePicture) or facts.collection is not None)
+    is_wanted = isinstance(dialogue, AwaitingTemplatePicture) or facts.collection is not None
+    return is_wanted and facts.is_private and not facts.refusal
 
 
 def _at_rest(facts: Facts) -> Dialogue:
@@ -441,6 +446,7 @@ _PRESSES: dict[str, Handler] = {
     "forget_yes": lambda dialogue, facts, value: Step(dialogue, alert=r.OutOfDate()),
     "forget_sure": lambda dialogue, facts, value: Step(dialogue, alert=r.OutOfDate()),
     "forget_no": lambda dialogue, facts, value: Step(dialogue, (Tell(r.Cancelled("forget"), in_place=True),)),
+    "report": lambda dialogue, facts, portrait_id: Step(dialogue, (Report(portrait_id),)),
     "help": _acts(Tell(r.Help())),
 }
 ACTIONS = tuple(_PRESSES)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from bot.chat import Chat
 from bot.dialogue import Said
 from bot.domain import Address, Language, MessageRef
+from bot.guilds import GuildRules, Place
 from bot.replies import Reply
 from gpu_worker.contract.blobs import BlobStore
 
@@ -17,6 +19,7 @@ class Incoming:
     """Something a person said. `event_id` is the platform's own, the same when it is delivered twice.
 
     `pressed` is the message whose button was pressed. `is_private` is False in groups and channels that others read.
+    `place` is where in a Discord server it was said.
     """
 
     address: Address
@@ -25,6 +28,7 @@ class Incoming:
     event_id: str
     pressed: MessageRef | None = None
     is_private: bool = True
+    place: Place | None = None
 
 
 class Inbox(Protocol):
@@ -57,6 +61,10 @@ class App(Protocol):
 
     def register(self, platform: str, chat: Chat) -> None:
         """A frontend that can send calls this once it can; until then nothing is sent to the platform."""
+        ...
+
+    async def settle_guild(self, place: Place, change: Callable[[GuildRules], GuildRules]) -> GuildRules | None:
+        """Changes what a server has settled, and says how it stands now; None when this person may not."""
         ...
 
     async def kept_file(self, platform: str, key: str) -> str | None:

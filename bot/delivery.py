@@ -285,7 +285,9 @@ def _split(turn: UnsaidTurn) -> tuple[list[Telling], list[Tell | ShowCollection]
         match telling:
             case (
                 ShowCollection(anew=False)
-                | Tell(reply=r.PhotoNotTaken() | r.NoCollection() | r.OwnTemplateRefused() | r.AskConsent())
+                | Tell(
+                    reply=r.PhotoNotTaken() | r.NoCollection() | r.OwnTemplateRefused() | r.AskConsent() | r.Refused()
+                )
             ):
                 later.append(telling)
             case _:

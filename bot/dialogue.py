@@ -132,6 +132,7 @@ class Facts:
     training_quota: r.QuotaReached | None = None
     retraining_quota: r.QuotaReached | None = None
     template_quota: r.QuotaReached | None = None
+    refusal: r.Refused | None = None  # why this person may order nothing here
 
     @property
     def has_subject(self) -> bool:

@@ -164,6 +164,7 @@ class NewJob:
     session_version: int | None = None
     subject_id: str | None = None
     template_id: str | None = None
+    guild_id: str | None = None  # the Discord server in which it was ordered
 
 
 @dataclass(frozen=True)

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import secrets
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from bot.db.collections import StoredCollection
 from bot.db.store import Store
 from bot.domain import Address, JobKind, JobStatus, NewJob, Template, new_id, queue_score
-from bot.replies import QuotaReached
 from bot.settings import Settings
 from gpu_worker.contract.blobs import job_prefix, photo_key, subject_prefix
 from gpu_worker.contract.codec import job_payload
 from gpu_worker.contract.jobs import CheckTemplate, InspectPhotos, MakePortraits, PhotoRef, Sitter, TrainSubject
 
-_DAY = timedelta(days=1)
-
 
 class Ordering:
     """Orders for one person, within one transaction."""
 
-    def __init__(self, store: Store, settings: Settings, now: datetime) -> None:
-        self._store, self._settings, self._now = store, settings, now
+    def __init__(self, store: Store, settings: Settings, now: datetime, guild_id: str | None = None) -> None:
+        self._store, self._settings, self._now, self._guild_id = store, settings, now, guild_id
 
     async def inspection(self, stored: StoredCollection, *, even_if_failed: bool = False) -> str | None:
         """A check of the collection as it is now.
@@ -67,6 +64,7 @@ class Ordering:
                 *(job.job_id, user_id, "train", address, job_payload(job), score),
                 session_id=session_id,
                 subject_id=subject_id,
+                guild_id=self._guild_id,
             ),
             self._now,
         )
@@ -98,6 +96,7 @@ class Ordering:
                 *(job_id, user_id, "portrait", address, job_payload(job), score),
                 subject_id=first.subject_id,
                 template_id=template.template_id,
+                guild_id=self._guild_id,
             ),
             self._now,
         )
@@ -117,30 +116,6 @@ class Ordering:
             self._now,
         )
         return job.job_id
-
-    async def training_quota(self, user_id: str, *, is_new: bool = True) -> QuotaReached | None:
-        """`is_new`: for one more subject, not in the place of one."""
-        most = self._settings.subjects_per_user
-        if is_new and len(await self._store.library.subjects(user_id)) >= most:
-            return QuotaReached("subjects", most)
-        return await self._daily(user_id, "train", "trainings", self._settings.trainings_per_day)
-
-    async def portrait_quota(self, user_id: str) -> QuotaReached | None:
-        most = self._settings.open_portraits
-        if len(await self._store.jobs.open_of(user_id, ("portrait",))) >= most:
-            return QuotaReached("open_portraits", most)
-        return await self._daily(user_id, "portrait", "portraits", self._settings.portraits_per_day)
-
-    async def template_quota(self, user_id: str) -> QuotaReached | None:
-        most = self._settings.own_templates_per_user
-        has = len(await self._store.library.templates(user_id))
-        return QuotaReached("own_templates", most) if has >= most else None
-
-    async def _daily(self, user_id: str, kind: JobKind, what: str, most: int) -> QuotaReached | None:
-        count, oldest = await self._store.jobs.charged_since(user_id, kind, self._now - _DAY)
-        if count < most:
-            return None
-        return QuotaReached(what, most, ((oldest or self._now) + _DAY - self._now).total_seconds())
 
     async def _score(self, user_id: str, kind: JobKind) -> float:
         return queue_score(self._now, len(await self._store.jobs.open_of(user_id, (kind,))))

@@ -7,6 +7,7 @@ from typing import Any
 from bot import replies as r
 from bot.db.store import Store
 from bot.domain import JobStatus, PhotoVerdict, StoredJob
+from bot.guilds import GuildRules
 from bot.lookups import Lookups
 from bot.replies import Reply
 
@@ -31,7 +32,8 @@ async def outcome(store: Store, lookups: Lookups, job: StoredJob) -> Reply | Non
             skipped = tuple(
                 r.SkippedFace(face["face"] + 1, face["reason"]) for face in (job.result or {}).get("skipped", ())
             )
-            return r.PortraitsReady(job.job_id, (portraits[0],), seconds, len(portraits) - 1, skipped)
+            rules = await store.operations.guild(job.guild_id) if job.guild_id else GuildRules()
+            return r.PortraitsReady(job.job_id, (portraits[0],), seconds, len(portraits) - 1, skipped, rules.is_spoiler)
         case "check_template":
             template = await lookups.template(job.template_id or "")
             if template is None:

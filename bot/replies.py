@@ -180,6 +180,7 @@ class PortraitsReady:
     seconds: float
     others: int = 0
     skipped: tuple[SkippedFace, ...] = ()
+    is_spoiler: bool = False  # shown only at a click: what the server wants in which it was ordered
 
 
 @dataclass(frozen=True)
@@ -260,7 +261,10 @@ class AlreadyBusy:
 
 @dataclass(frozen=True)
 class QuotaReached:
-    """`what`: trainings, portraits, open_portraits, subjects, own_templates. `again_in_s`: None if time is no cure."""
+    """`again_in_s`: None if time is no cure.
+
+    `what`: trainings, portraits, both with guild_ before them, open_portraits, subjects, own_templates, closed.
+    """
 
     what: str
     limit: int
@@ -347,6 +351,38 @@ class NotUnderstood:
 
 
 @dataclass(frozen=True)
+class Refused:
+    """The person may order nothing here. `reason`: blocked (by the operator), role, channel (by the server)."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A complaint about a portrait was taken."""
+
+
+@dataclass(frozen=True)
+class AdminSays:
+    """To an admin: what was done, or numbers. `lines` are the same in every language."""
+
+    what: str
+    who: str = ""
+    n: int = 0
+    lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class AdminReport:
+    """To an admin: a portrait about which somebody complained."""
+
+    report_id: str
+    picture_key: str
+    who: str
+    at: str
+
+
+@dataclass(frozen=True)
 class Apology:
     """Something of ours broke; `reference` is short and finds the log lines."""
 
@@ -398,5 +434,9 @@ Reply = (
     | OutOfDate
     | PrivateChatOnly
     | NotUnderstood
+    | Refused
+    | Reported
+    | AdminSays
+    | AdminReport
     | Apology
 )

@@ -6,10 +6,12 @@ Built once in `bot/__main__.py` and passed; nothing reads settings at import.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from bot.domain import Platform
 
 _MOST = 1_000_000  # of anything that a person may have or do
 _MOST_BYTES = 2_000_000_000  # of a file or its pixels: what one process can hold
@@ -106,7 +108,22 @@ class Settings(BaseSettings):
     job_attempts: int = Field(
         5, ge=1, le=20, description="Times that a lost job is started before it counts as failed."
     )
+    admins: str = Field("", description="Who may use /admin: `telegram:123,discord:456`, ids of the platforms.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
+
+    @field_validator("admins")
+    @classmethod
+    def _names_admins(cls, value: str) -> str:
+        for word in value.replace(",", " ").split():
+            platform, _, person = word.partition(":")
+            if platform not in get_args(Platform) or not person.isdecimal():
+                raise ValueError(f"{word!r} is not like telegram:123 or discord:456")
+        return value
+
+    @property
+    def admin_list(self) -> tuple[tuple[str, str], ...]:
+        """(platform, person) of each."""
+        return tuple((word.partition(":")[0], word.partition(":")[2]) for word in self.admins.replace(",", " ").split())
 
     @property
     def database(self) -> str:

@@ -6,6 +6,8 @@ import logging
 from dataclasses import dataclass
 
 from bot.actor import Actor, Aftermath, picture_key
+from bot.acts import Tell, Telling
+from bot.admin import Desk, is_for_admin
 from bot.conversation import advance, takes_pictures
 from bot.core import Incoming
 from bot.db.store import Store
@@ -20,10 +22,10 @@ from bot.dialogue import (
 )
 from bot.domain import MessageRef, Person, new_id
 from bot.intake import NotTaken
-from bot.ordering import Ordering
 from bot.packing import pack_dialogue, pack_telling, unpack_dialogue
 from bot.parts import Parts
-from bot.replies import Reply
+from bot.quotas import Quotas
+from bot.replies import Refused, Reply
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ async def hear(parts: Parts, incoming: Incoming) -> Heard | None:
             return None
         person = await store.people.meet(incoming.address, incoming.language, now)
         dialogue = unpack_dialogue(person.dialogue)
-        facts = await gather_facts(parts, store, person, incoming.is_private)
+        facts = await gather_facts(parts, store, person, incoming)
     if not takes_pictures(dialogue, facts):
         return PictureNotTaken("expired")
     taken = await parts.intake.take(said.data)
@@ -66,14 +68,21 @@ async def converse(parts: Parts, incoming: Incoming, heard: Heard) -> Handled | 
             return None
         person = await store.people.meet(incoming.address, incoming.language, now)
         dialogue = unpack_dialogue(person.dialogue)
-        step = advance(dialogue, heard, await gather_facts(parts, store, person, incoming.is_private))
-        work = Actor(parts, store, person, incoming, dialogue, now)
-        tellings, alert = await work.carry_out(step)
-        await store.people.keep_dialogue(incoming.address, pack_dialogue(step.dialogue))
+        tellings: list[Telling]
+        alert: Reply | None = None
+        if is_for_admin(parts, incoming, heard):
+            desk = Desk(parts, store, incoming, now)
+            tellings, aftermath = [Tell(await desk.answer(heard))], desk.aftermath
+        else:
+            step = advance(dialogue, heard, await gather_facts(parts, store, person, incoming))
+            work = Actor(parts, store, person, incoming, dialogue, now)
+            tellings, alert = await work.carry_out(step)
+            await store.people.keep_dialogue(incoming.address, pack_dialogue(step.dialogue))
+            aftermath = work.aftermath
         packed = tuple(pack_telling(telling) for telling in tellings)
         turn = UnsaidTurn(incoming.event_id, incoming.address, incoming.language, packed, incoming.pressed)
         await store.turns.add(turn, now)
-    return Handled(turn, alert, work.aftermath)
+    return Handled(turn, alert, aftermath)
 
 
 async def clean_up(parts: Parts, handled: Handled) -> None:
@@ -92,20 +101,31 @@ async def delete_message(parts: Parts, ref: MessageRef) -> bool:
     return chat is not None and await chat.delete(ref)
 
 
-async def gather_facts(parts: Parts, store: Store, person: Person, is_private: bool) -> Facts:
-    user_id, ordering = person.user_id, Ordering(store, parts.settings, parts.clock())
+async def gather_facts(parts: Parts, store: Store, person: Person, incoming: Incoming) -> Facts:
+    guild_id = incoming.place.guild_id if incoming.place else None
+    user_id, quotas = person.user_id, Quotas(store, parts.settings, parts.clock(), guild_id)
     jobs = await store.jobs.open_of(user_id, ("train", "portrait", "check_template"))
     training = next((job for job in jobs if job.kind == "train"), None)
     place = await store.jobs.place_of(training, parts.workers) if training else None
     return Facts(
         new_id=new_id(),
-        is_private=is_private,
+        is_private=incoming.is_private,
         has_consented=await store.people.has_consented(user_id, CONSENT_VERSION),
         subjects=tuple(await store.library.subjects(user_id)),
         collection=await store.collections.open_one(user_id),
         training=training.view(place) if training else None,
         has_jobs=bool(jobs),
-        training_quota=await ordering.training_quota(user_id),
-        retraining_quota=await ordering.training_quota(user_id, is_new=False),
-        template_quota=await ordering.template_quota(user_id),
+        training_quota=await quotas.training(user_id),
+        retraining_quota=await quotas.training(user_id, is_new=False),
+        template_quota=await quotas.template(user_id),
+        refusal=await _refusal(store, incoming),
     )
+
+
+async def _refusal(store: Store, incoming: Incoming) -> Refused | None:
+    """Why this person may order nothing here; None when they may."""
+    address, place = incoming.address, incoming.place
+    if await store.operations.is_blocked(address.platform, address.person):
+        return Refused("blocked")
+    hurdle = (await store.operations.guild(place.guild_id)).hurdle(place) if place else None
+    return Refused(hurdle) if hurdle else None

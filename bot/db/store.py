@@ -8,6 +8,7 @@ from bot.db.collections import Collections
 from bot.db.jobs import Jobs
 from bot.db.library import Library
 from bot.db.mail import Mail
+from bot.db.operations import Operations
 from bot.db.people import People
 from bot.db.turns import Turns
 
@@ -22,3 +23,4 @@ class Store:
         self.jobs = Jobs(session)
         self.library = Library(session)
         self.mail = Mail(session)
+        self.operations = Operations(session)

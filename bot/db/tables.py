@@ -187,6 +187,7 @@ class Subject(Base):
     session_id: Mapped[str | None] = mapped_column(String(40))  # whose photos it learnt from
     created_at: Mapped[datetime]
     used_at: Mapped[datetime]
+    warned_at: Mapped[datetime | None]
 
 
 class OwnTemplate(Base):
@@ -211,6 +212,7 @@ class Job(Base):
     __table_args__ = (
         Index("ix_jobs_queue", "status", "kind", "score"),
         Index("ix_jobs_ended", "status", "kind", "finished_at"),
+        Index("ix_jobs_guild", "guild_id", "created_at"),
         Index(
             "ix_jobs_unshown", "status", postgresql_where=text("shown <> 'yes'"), sqlite_where=text("shown <> 'yes'")
         ),
@@ -241,6 +243,7 @@ class Job(Base):
     seen_seq: Mapped[int] = mapped_column(default=0)
     shown: Mapped[str] = mapped_column(String(8), default="no")
     score: Mapped[float] = mapped_column(default=0.0)
+    guild_id: Mapped[str | None] = mapped_column(String(32))  # the Discord server in which it was ordered
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
@@ -262,6 +265,8 @@ class Portrait(Base):
     notes: Mapped[list[Any]]
     is_favourite: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[datetime] = mapped_column(index=True)
+    kept_at: Mapped[datetime | None]  # when the person last asked to keep it
+    warned_at: Mapped[datetime | None]  # when they were told that it is about to be deleted
 
 
 class Outbox(Base):
@@ -321,3 +326,59 @@ class KeptFile(Base):
     platform: Mapped[str] = mapped_column(String(16), primary_key=True)
     key: Mapped[str] = mapped_column(String(300), primary_key=True)
     file_id: Mapped[str] = mapped_column(Text)
+
+
+class Block(Base):
+    """Somebody whom the operator has shut out. It outlives /forget, or that would be the way around it."""
+
+    __tablename__ = "blocks"
+
+    platform: Mapped[str] = mapped_column(String(16), primary_key=True)
+    person: Mapped[str] = mapped_column(String(64), primary_key=True)
+    at: Mapped[datetime]
+
+
+class Grant(Base):
+    """More than the daily limit, for a day."""
+
+    __tablename__ = "grants"
+
+    id: Mapped[str] = _id()
+    user_id: Mapped[str] = _of_user()
+    kind: Mapped[str] = mapped_column(String(16))
+    amount: Mapped[int]
+    at: Mapped[datetime]
+
+
+class Guild(Base):
+    """What a Discord server has settled for its members; None and [] leave it open."""
+
+    __tablename__ = "guilds"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    roles: Mapped[list[Any]]
+    channels: Mapped[list[Any]]
+    trainings_per_day: Mapped[int | None]
+    portraits_per_day: Mapped[int | None]
+    is_spoiler: Mapped[bool] = mapped_column(default=False)
+
+
+class Report(Base):
+    """A portrait about which somebody complained. `state`: open, dismissed, deleted, blocked."""
+
+    __tablename__ = "reports"
+
+    id: Mapped[str] = _id()
+    user_id: Mapped[str] = _of_user()  # who reported it
+    portrait_id: Mapped[str] = mapped_column(ForeignKey("portraits.id", ondelete="CASCADE"), index=True)
+    state: Mapped[str] = mapped_column(String(16), default="open")
+    at: Mapped[datetime]
+
+
+class Switch(Base):
+    """What the operator has turned on: "drain" takes no new orders."""
+
+    __tablename__ = "switches"
+
+    name: Mapped[str] = mapped_column(String(16), primary_key=True)
+    at: Mapped[datetime]

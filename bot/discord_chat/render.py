@@ -122,6 +122,8 @@ def _pictures(reply: Reply) -> tuple[str, ...]:
         case r.Working(job=job, template=template):
             key = job.preview_key or (template.key if template else None)
             return (key,) if key else ()
+        case r.AdminReport(picture_key=key):
+            return (key,)
         case r.SubjectReady(preview_key=str(key)):
             return (key,)
         case r.SubjectCard(subject=subject) | r.ConfirmDeleteSubject(subject=subject) if subject.preview_key:

@@ -69,18 +69,14 @@ class Renderer:
 
     def messages(self, reply: Reply) -> list[Message]:
         match reply:
-            case r.Gallery(template=template):
-                return [self._template(template, reply)]
-            case r.OwnTemplateReady(template=template):
+            case r.Gallery(template=template) | r.OwnTemplateReady(template=template):
                 return [self._template(template, reply)]
             case r.Working(job=job, template=template):
                 return [self._working(reply, job.preview_key, template)]
-            case r.SubjectReady(preview_key=str(key)):
+            case r.AdminReport(picture_key=key) | r.ChooseFace(picture_key=key) | r.SubjectReady(preview_key=str(key)):
                 return [Picture(key, self._html(reply, MAX_CAPTION), self._keyboard(reply))]
             case r.SubjectCard(subject=subject) | r.ConfirmDeleteSubject(subject=subject) if subject.preview_key:
                 return [Picture(subject.preview_key, self._html(reply, MAX_CAPTION), self._keyboard(reply))]
-            case r.ChooseFace(picture_key=key):
-                return [Picture(key, self._html(reply, MAX_CAPTION), self._keyboard(reply))]
             case (
                 r.PortraitsReady(portraits=portraits)
                 | r.OtherCandidates(portraits=portraits)

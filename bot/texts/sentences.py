@@ -339,6 +339,18 @@ def _apology(reply: r.Apology, book: Phrasebook, _: Language) -> list[str]:
     return [book.phrase("apology.title"), book.phrase("apology.how", reference=reply.reference)]
 
 
+def _refused(reply: r.Refused, book: Phrasebook, _: Language) -> list[str]:
+    return [book.phrase(f"refused.{reply.reason}"), book.phrase("refused.still")]
+
+
+def _admin_says(reply: r.AdminSays, book: Phrasebook, _: Language) -> list[str]:
+    return [book.phrase(f"admin.{reply.what}", who=reply.who, n=reply.n), *reply.lines]
+
+
+def _admin_report(reply: r.AdminReport, book: Phrasebook, _: Language) -> list[str]:
+    return [book.phrase("admin.report"), f"{reply.who} · {reply.at}"]
+
+
 SENTENCES: dict[type, Callable[[Any, Phrasebook, Language], list[str]]] = {
     r.Welcome: _welcome,
     r.Help: _help,
@@ -384,5 +396,9 @@ SENTENCES: dict[type, Callable[[Any, Phrasebook, Language], list[str]]] = {
     r.OutOfDate: _fixed("out_of_date"),
     r.PrivateChatOnly: _fixed("private_only.title", "private_only.how"),
     r.NotUnderstood: _fixed("not_understood.title", "not_understood.how"),
+    r.Refused: _refused,
+    r.Reported: _fixed("reported.title", "reported.how"),
+    r.AdminSays: _admin_says,
+    r.AdminReport: _admin_report,
     r.Apology: _apology,
 }

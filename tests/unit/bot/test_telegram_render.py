@@ -74,7 +74,9 @@ REPLIES: list[Reply] = [
     r.SubjectCard(SUBJECT, True, 3), r.SubjectCard(SHEET, False, 0), r.AskName(SUBJECT), r.AskName(SUBJECT, "too_long"),
     r.ConfirmDeleteSubject(SUBJECT), r.ConfirmDeleteSubject(SHEET),
     r.Forgotten(DeletionReceipt({"photos": 3, "portraits": 2})), r.Deleted("portrait"), r.NotYours(), r.OutOfDate(),
-    r.PrivateChatOnly(), r.NotUnderstood(), r.Apology("a1b2c3"),
+    r.PrivateChatOnly(), r.NotUnderstood(), r.Apology("a1b2c3"), r.Refused("blocked"),
+    r.Reported(), r.AdminSays("queue", n=20, lines=("x" * 100,) * 20),
+    r.AdminReport("r1", "k", "telegram:1", "now"),
     *(r.PhotoNotTaken(reason, count) for count in (1, 3) for reason in (
         "unreadable", "animated", "too_big", "too_many_pixels", "not_a_picture", "too_many_photos", "expired")),
     *(r.OwnTemplateRefused(reason) for reason in ("no_face", "too_small", "unreadable", "animated", "too_big")),

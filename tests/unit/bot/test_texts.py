@@ -55,6 +55,7 @@ def job(status: JobStatus, kind: Any = "train", stage: str | None = None) -> Job
 
 
 CANCELLABLE = ("train", "portrait", "inspect", "check_template")
+ADMIN_SAYS = [key.removeprefix("admin.") for key in en.PHRASES if key.startswith("admin.") and key != "admin.report"]
 EXAMPLES: list[Reply] = [
     *(r.Welcome(flag) for flag in (True, False)),
     r.Help(),
@@ -122,6 +123,11 @@ EXAMPLES: list[Reply] = [
     r.PrivateChatOnly(),
     r.NotUnderstood(),
     r.Apology("abc123"),
+    *(r.Refused(reason) for reason in ("blocked", "role", "channel")),
+    *(r.QuotaReached(what, 3, 60) for what in ("guild_trainings", "guild_portraits", "closed")),
+    r.Reported(),
+    *(r.AdminSays(what, "telegram:1", 2, ("x: 1",)) for what in ADMIN_SAYS),
+    r.AdminReport("report1", "users/u/jobs/j/p.jpg", "telegram:1", "2026-11-22 12:00"),
 ]
 
 

@@ -1,0 +1,181 @@
+"""What the operator and the managers of servers have settled, and what is going on in numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bot.db import tables as t
+from bot.db.people import address_of
+from bot.domain import Address, JobKind, JobStatus, new_id
+from bot.guilds import GuildRules
+
+_CHARGED_NOT = (JobStatus.FAILED, JobStatus.CANCELLED)
+
+
+@dataclass(frozen=True)
+class StoredReport:
+    """A complaint about a portrait. `portrait_owner` is where the portrait's owner talks to us."""
+
+    report_id: str
+    portrait_id: str
+    portrait_key: str
+    owner_id: str
+    portrait_owner: Address | None
+    state: str
+    at: datetime
+
+
+class Operations:
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    # --- who is shut out ---
+
+    async def is_blocked(self, platform: str, person: str) -> bool:
+        return await self._session.get(t.Block, (platform, person)) is not None
+
+    async def block(self, platform: str, person: str, now: datetime) -> None:
+        await self._session.merge(t.Block(platform=platform, person=person, at=now))
+
+    async def unblock(self, platform: str, person: str) -> bool:
+        """Whether they were blocked."""
+        row = await self._session.get(t.Block, (platform, person))
+        if row is not None:
+            await self._session.delete(row)
+        return row is not None
+
+    # --- more than usual ---
+
+    async def grant(self, user_id: str, kind: JobKind, amount: int, now: datetime) -> None:
+        self._session.add(t.Grant(id=new_id(), user_id=user_id, kind=kind, amount=amount, at=now))
+        await self._session.flush()
+
+    async def granted_since(self, user_id: str, kind: JobKind, moment: datetime) -> int:
+        query = select(func.sum(t.Grant.amount)).where(
+            t.Grant.user_id == user_id, t.Grant.kind == kind, t.Grant.at >= moment
+        )
+        return await self._session.scalar(query) or 0
+
+    async def delete_grants_before(self, moment: datetime) -> None:
+        await self._session.execute(delete(t.Grant).where(t.Grant.at < moment))
+
+    # --- switches ---
+
+    async def is_on(self, name: str) -> bool:
+        return await self._session.get(t.Switch, name) is not None
+
+    async def switch(self, name: str, now: datetime, *, on: bool) -> None:
+        if on:
+            await self._session.merge(t.Switch(name=name, at=now))
+        else:
+            await self._session.execute(delete(t.Switch).where(t.Switch.name == name))
+
+    # --- servers ---
+
+    async def guild(self, guild_id: str) -> GuildRules:
+        """What the server has settled; nothing yet: everything is open."""
+        row = await self._session.get(t.Guild, guild_id)
+        if row is None:
+            return GuildRules()
+        return GuildRules(
+            tuple(row.roles), tuple(row.channels), row.trainings_per_day, row.portraits_per_day, row.is_spoiler
+        )
+
+    async def keep_guild(self, guild_id: str, rules: GuildRules) -> None:
+        await self._session.merge(
+            t.Guild(
+                id=guild_id,
+                roles=list(rules.roles),
+                channels=list(rules.channels),
+                trainings_per_day=rules.trainings_per_day,
+                portraits_per_day=rules.portraits_per_day,
+                is_spoiler=rules.is_spoiler,
+            )
+        )
+
+    async def charged_to_guild(self, guild_id: str, kind: JobKind, moment: datetime) -> tuple[int, datetime | None]:
+        """How many jobs ordered in a server count against its limit, and when the oldest of them was ordered."""
+        query = select(func.count(), func.min(t.Job.created_at)).where(
+            t.Job.guild_id == guild_id,
+            t.Job.kind == kind,
+            t.Job.created_at >= moment,
+            t.Job.status.not_in(_CHARGED_NOT),
+        )
+        count, oldest = (await self._session.execute(query)).one()
+        return count, oldest
+
+    # --- reports ---
+
+    async def report(self, user_id: str, portrait_id: str, now: datetime) -> str | None:
+        """The new report's id; None when this person has reported that portrait before."""
+        known = select(t.Report.id).where(t.Report.user_id == user_id, t.Report.portrait_id == portrait_id)
+        if await self._session.scalar(known) is not None:
+            return None
+        made = t.Report(id=new_id(), user_id=user_id, portrait_id=portrait_id, state="open", at=now)
+        self._session.add(made)
+        await self._session.flush()
+        return made.id
+
+    async def reports(self, report_id: str | None = None) -> list[StoredReport]:
+        """Open ones, oldest first; or that one in whatever state."""
+        wanted = t.Report.state == "open" if report_id is None else t.Report.id == report_id
+        rows = await self._session.execute(
+            select(t.Report, t.Portrait)
+            .join(t.Portrait, t.Portrait.id == t.Report.portrait_id)
+            .where(wanted)
+            .order_by(t.Report.at)
+        )
+        return [
+            StoredReport(
+                report.id,
+                portrait.id,
+                portrait.key,
+                portrait.user_id,
+                await self.address_of_user(portrait.user_id),
+                report.state,
+                report.at,
+            )
+            for report, portrait in rows.tuples().all()
+        ]
+
+    async def settle_report(self, report_id: str, state: str) -> None:
+        row = await self._session.get(t.Report, report_id)
+        if row is not None:
+            row.state = state
+
+    async def address_of_user(self, user_id: str) -> Address | None:
+        """Where a user can be written to: their private chat, whose id is the person's on both platforms."""
+        row = await self._session.scalar(
+            select(t.Identity).where(t.Identity.user_id == user_id).order_by(t.Identity.is_dead).limit(1)
+        )
+        return address_of(row.platform, row.person, row.person) if row else None
+
+    # --- numbers ---
+
+    async def jobs_by_state(self, moment: datetime) -> list[tuple[str, str, int]]:
+        """(kind, status, how many) of the jobs that are open or have ended since."""
+        query = (
+            select(t.Job.kind, t.Job.status, func.count())
+            .where(t.Job.status.in_((JobStatus.QUEUED, JobStatus.RUNNING)) | (t.Job.finished_at >= moment))
+            .group_by(t.Job.kind, t.Job.status)
+        )
+        return [(kind, status, count) for kind, status, count in (await self._session.execute(query)).tuples().all()]
+
+    async def totals(self) -> dict[str, int]:
+        """How many there are of everything that people own."""
+        tables: Sequence[tuple[str, type[t.Base]]] = (
+            ("users", t.User),
+            ("subjects", t.Subject),
+            ("portraits", t.Portrait),
+            ("templates", t.OwnTemplate),
+            ("reports", t.Report),
+            ("blocked", t.Block),
+        )
+        return {
+            name: await self._session.scalar(select(func.count()).select_from(table)) or 0 for name, table in tables
+        }

@@ -1,0 +1,61 @@
+"""How much a person, and a server, may order. Only work that succeeded or is under way counts."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from bot.db.store import Store
+from bot.domain import JobKind
+from bot.replies import QuotaReached
+from bot.settings import Settings
+
+DRAIN = "drain"  # the switch that lets nothing new begin
+DAY = timedelta(days=1)
+
+
+class Quotas:
+    """Each answers with what stands in the way, or None. `guild_id` is the server in which the person asks."""
+
+    def __init__(self, store: Store, settings: Settings, now: datetime, guild_id: str | None = None) -> None:
+        self._store, self._settings, self._now, self._guild_id = store, settings, now, guild_id
+
+    async def training(self, user_id: str, *, is_new: bool = True) -> QuotaReached | None:
+        """`is_new`: for one more subject, not in the place of one."""
+        most = self._settings.subjects_per_user
+        if is_new and len(await self._store.library.subjects(user_id)) >= most:
+            return QuotaReached("subjects", most)
+        return await self._daily(user_id, "train", "trainings", self._settings.trainings_per_day)
+
+    async def portrait(self, user_id: str) -> QuotaReached | None:
+        most = self._settings.open_portraits
+        if len(await self._store.jobs.open_of(user_id, ("portrait",))) >= most:
+            return QuotaReached("open_portraits", most)
+        return await self._daily(user_id, "portrait", "portraits", self._settings.portraits_per_day)
+
+    async def template(self, user_id: str) -> QuotaReached | None:
+        most = self._settings.own_templates_per_user
+        has = len(await self._store.library.templates(user_id))
+        return QuotaReached("own_templates", most) if has >= most else None
+
+    async def _daily(self, user_id: str, kind: JobKind, what: str, most: int) -> QuotaReached | None:
+        if await self._store.operations.is_on(DRAIN):
+            return QuotaReached("closed", 0)
+        since = self._now - DAY
+        most += await self._store.operations.granted_since(user_id, kind, since)
+        count, oldest = await self._store.jobs.charged_since(user_id, kind, since)
+        if count >= most:
+            return QuotaReached(what, most, self._again_in_s(oldest))
+        return await self._of_guild(kind, what)
+
+    async def _of_guild(self, kind: JobKind, what: str) -> QuotaReached | None:
+        if self._guild_id is None:
+            return None
+        rules = await self._store.operations.guild(self._guild_id)
+        most = rules.trainings_per_day if kind == "train" else rules.portraits_per_day
+        if most is None:
+            return None
+        count, oldest = await self._store.operations.charged_to_guild(self._guild_id, kind, self._now - DAY)
+        return QuotaReached(f"guild_{what}", most, self._again_in_s(oldest)) if count >= most else None
+
+    def _again_in_s(self, oldest: datetime | None) -> float:
+        return ((oldest or self._now) + DAY - self._now).total_seconds()
