@@ -18,7 +18,7 @@ from bot.core import Inbox, Incoming
 from bot.db.database import Database, open_database
 from bot.db.migrate import upgrade
 from bot.delivery import Delivery, Painter
-from bot.dialogue import PictureNotTaken, SentPicture
+from bot.dialogue import PictureNotTaken, SentPicture, storable
 from bot.erasure import erase
 from bot.guilds import GuildRules, Place
 from bot.intake import Intake
@@ -94,6 +94,7 @@ class Bot:
 
     async def handle(self, incoming: Incoming) -> Reply | None:
         platform, person = incoming.address.platform, incoming.address.person
+        incoming = replace(incoming, said=storable(incoming.said))
         try:
             async with self.parts.locks.held("person", platform, person):
                 heard = await hear(self.parts, incoming)

@@ -66,6 +66,32 @@ class PictureKept:
 Said = Asked | SentPicture | PictureNotTaken | Pressed | Typed | Filled
 Heard = Asked | PictureKept | PictureNotTaken | Pressed | Typed | Filled
 
+_MOST_WORDS = 4096  # characters; no chat sends more at once
+
+
+def storable(said: Said) -> Said:
+    """What was said, in words that every database takes: no halves of characters, no NUL, no more than a message."""
+    match said:
+        case Asked(command, argument):
+            return Asked(_storable(command), _storable(argument))
+        case Typed(text):
+            return Typed(_storable(text))
+        case Pressed(choice):
+            return Pressed(_storable_choice(choice))
+        case Filled(choice, text):
+            return Filled(_storable_choice(choice), _storable(text))
+        case _:
+            return said
+
+
+def _storable_choice(choice: Choice) -> Choice:
+    return Choice(_storable(choice.action), _storable(choice.value))
+
+
+def _storable(words: str) -> str:
+    return words.encode("utf-8", "replace").decode().replace("\0", "")[:_MOST_WORDS]
+
+
 # --- where the dialogue stands --------------------------------------------------------------------------------------
 
 

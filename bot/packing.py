@@ -24,7 +24,8 @@ def unpack_dialogue(data: dict[str, Any]) -> Dialogue:
     """A state that this version does not know (after a downgrade) reads as Idle: nothing is lost but the step."""
     kind = _by_name(Dialogue).get(str(data.get("state")), Idle)
     if kind is ConfirmingForget:
-        back = unpack_dialogue(dict(data.get("back") or {}))
+        inner = data.get("back")
+        back = unpack_dialogue(inner) if isinstance(inner, dict) else Idle()
         return back if isinstance(back, ConfirmingForget) else ConfirmingForget(back, bool(data.get("said_yes")))
     try:
         dialogue: Dialogue = _adapter(kind).validate_python({k: v for k, v in data.items() if k != "state"})
