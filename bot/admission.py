@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from bot.dialogue import Asked, Heard, Pressed
 
-_ASKED = frozenset({"help", "privacy", "forget", "cancel"})
+_ASKED = frozenset({"help", "privacy", "forget", "cancel", "models", "results", "queue"})
 _PRESSED = frozenset(
     {"help", "privacy", "forget", "forget_yes", "forget_sure", "forget_no", "export", "keep", "report", "decline"}
     | {"cancel_job", "cancel_collection", "delete_portrait", "delete_subject", "delete_subject_yes"}
-    | {"delete_template"}
+    | {"delete_template", "models", "subject", "results", "original"}
 )
 
 

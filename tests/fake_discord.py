@@ -36,6 +36,9 @@ class Refused(Exception):
         self.status, self.body = status, {"code": code, "message": message, **more}
 
 
+SNOWFLAKES = {"channel": 7, "role": 8}  # options by name whose value is an id
+
+
 @dataclass
 class Message:
     """A message as it looks now. `versions` counts sends and edits."""
@@ -153,18 +156,37 @@ class FakeDiscord:
     # --- what people do
 
     async def command(self, user: str, name: str, files: list[Json] | None = None, **options: Any) -> Interaction:
-        how = {"where": options.pop("where", "guild"), "locale": options.pop("locale", "en-US")}
-        types = {str: 3, bool: 5}
+        how = {name: options.pop(name) for name in ("where", "locale", "roles", "permissions") if name in options}
+        types = {str: 3, int: 4, bool: 5}
         given: list[Json] = [
-            {"name": n, "type": types[type(v)], "value": v} for n, v in options.items() if n != "where"
+            {"name": n, "type": SNOWFLAKES.get(n) or types[type(v)], "value": v} for n, v in options.items()
         ]
         known = next(command for command in self.commands if command["name"] == name)
         attachments = {file["id"]: file for file in files or ()}
         is_one = not any(option["name"] == "photo1" for option in known.get("options", ()))
         for number, file in enumerate(files or (), 1):
             given.append({"name": "picture" if is_one else f"photo{number}", "type": 11, "value": file["id"]})
-        data = {"id": known["id"], "name": name, "type": 1, "options": given, "resolved": {"attachments": attachments}}
+        data = {
+            "id": known["id"],
+            "name": name,
+            "type": 1,
+            "options": given,
+            "resolved": {"attachments": attachments} | self._resolve(given),
+        }
         return await self._interact(user, COMMAND, data, **how)
+
+    def _resolve(self, given: list[Json]) -> Json:
+        """Roles and channels among the options, as Discord sends them along."""
+        found: Json = {}
+        for option in given:
+            if option["type"] == SNOWFLAKES["role"]:
+                role = {"id": option["value"], "name": "a role", "permissions": "0", "position": 1, "color": 0}
+                role |= {"hoist": False, "managed": False, "mentionable": False, "flags": 0, "colors": {}}
+                found["roles"] = {option["value"]: role}
+            if option["type"] == SNOWFLAKES["channel"]:
+                channel = {"id": option["value"], "type": 0, "name": "a-channel", "permissions": "0", "position": 1}
+                found["channels"] = {option["value"]: channel | {"guild_id": GUILD}}
+        return found
 
     async def suggest(self, user: str, name: str, option: str, typed: str, locale: str = "en-US") -> list[Json]:
         known = next(command for command in self.commands if command["name"] == name)
@@ -257,7 +279,9 @@ class FakeDiscord:
         if is_dm:
             payload["user"] = person
         else:
-            member = {"user": person, "roles": [], "joined_at": "2026-01-01T00:00:00+00:00", "permissions": "0"}
+            joined, roles = "2026-01-01T00:00:00+00:00", how.get("roles", [])
+            may = str(how.get("permissions", 0))
+            member = {"user": person, "roles": roles, "joined_at": joined, "permissions": may}
             payload |= {"guild_id": GUILD, "guild": {"id": GUILD, "locale": "en-US", "features": []}}
             payload["member"] = member | {"deaf": False, "mute": False, "flags": 0}
         if message is not None:
@@ -374,7 +398,7 @@ class FakeDiscord:
 
     def _sync(self, body: list[Json]) -> list[Json]:
         about = {"application_id": APP, "version": "1", "default_member_permissions": None}
-        self.commands = [{**command, "id": snowflake(), **about} for command in body]
+        self.commands = [{**about, **command, "id": snowflake()} for command in body]
         return self.commands
 
     def _channel(self, body: Json) -> Json:

@@ -278,7 +278,7 @@ def is_hidden(interaction: discord.Interaction[Any]) -> bool:
 def _view(card: Card, text: str, pictures: list[str], originals: list[discord.File]) -> ui.LayoutView:
     container: ui.Container[ui.LayoutView] = ui.Container(ui.TextDisplay(text[:MAX_TEXT] or "…"))
     if pictures:
-        items = [discord.MediaGalleryItem(f"attachment://{name}") for name in pictures]
+        items = [discord.MediaGalleryItem(f"attachment://{name}", spoiler=card.is_spoiler) for name in pictures]
         container.add_item(ui.MediaGallery(*items))
     for original in originals:
         container.add_item(ui.File(original))

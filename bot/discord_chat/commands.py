@@ -12,6 +12,7 @@ from discord import app_commands
 from bot import texts
 from bot.dialogue import Asked
 from bot.discord_chat.dialogs import open_dialog, photos_dialog
+from bot.discord_chat.guild_settings import settings_command
 from bot.discord_chat.talk import OWN_TEMPLATE, Talk, asked_train, language_of
 from bot.domain import MAX_PHOTOS, Template
 
@@ -29,6 +30,8 @@ CHINESE_NAMES = {
     "privacy": "隐私",
     "forget": "忘记我",
     "help": "帮助",
+    "settings": "服务器设置",
+    "admin": "运营",
 }
 AnyInteraction = discord.Interaction[Any]
 AnyCommand = app_commands.Command[Any, Any, Any]
@@ -49,6 +52,8 @@ def add_commands(tree: app_commands.CommandTree[Any], talk: Talk, templates: tup
     tree.add_command(_command("portrait", _portrait(talk, templates)))
     for name in PLAIN:
         tree.add_command(_command(name, _plain(talk, name)))
+    tree.add_command(settings_command(talk, CHINESE_NAMES["settings"]))
+    tree.add_command(_admin(talk))
 
 
 def _command(name: str, callback: Callable[..., Awaitable[None]]) -> AnyCommand:
@@ -60,6 +65,24 @@ def _command(name: str, callback: Callable[..., Awaitable[None]]) -> AnyCommand:
         allowed_contexts=app_commands.AppCommandContext(guild=True, dm_channel=True, private_channel=True),
         allowed_installs=app_commands.AppInstallationType(guild=True, user=True),
     )
+    return command
+
+
+def _admin(talk: Talk) -> AnyCommand:
+    """For the operator's people alone; Discord hides it from everybody who does not run a server."""
+
+    @app_commands.describe(what=_described("admin_option"))
+    async def admin(interaction: discord.Interaction[Any], what: str = "") -> None:
+        await talk.guarded(interaction, talk.ask(interaction, Asked("admin", what)))
+
+    command: AnyCommand = app_commands.Command(
+        name=app_commands.locale_str("admin", zh=CHINESE_NAMES["admin"]),
+        description=_described("admin_command"),
+        callback=admin,
+        allowed_contexts=app_commands.AppCommandContext(guild=True, dm_channel=True, private_channel=True),
+        allowed_installs=app_commands.AppInstallationType(guild=True, user=True),
+    )
+    command.default_permissions = discord.Permissions(administrator=True)
     return command
 
 

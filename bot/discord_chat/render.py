@@ -49,6 +49,7 @@ class Card:
     pictures: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     rows: tuple[tuple[CardButton, ...], ...] = ()
+    is_spoiler: bool = False  # pictures are shown at a click
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,9 @@ class Renderer:
         too_big = texts.dialog("too_big_to_show", self.language)
         text = _clipped("\n".join(part for part in (title, *body) if part), MAX_TEXT - len(too_big) - 1)
         pictures, files = _pictures(reply), _files(reply)
+        is_spoiler = isinstance(reply, r.PortraitsReady) and reply.is_spoiler
         taken = 2 + bool(pictures) + len(files)  # the container and its words count too
-        return Card(text, too_big, pictures, files, self._rows(reply, MAX_COMPONENTS - taken))
+        return Card(text, too_big, pictures, files, self._rows(reply, MAX_COMPONENTS - taken), is_spoiler)
 
     def _rows(self, reply: Reply, room: int) -> tuple[tuple[CardButton, ...], ...]:
         """As many rows as there is room for; a row counts as one component more than it has buttons."""

@@ -34,6 +34,7 @@ from bot.discord_chat.dialogs import (
 )
 from bot.discord_chat.render import ADD_PHOTOS, ADD_TEMPLATE
 from bot.domain import Address, Language, MessageRef
+from bot.guilds import Place
 from bot.replies import Apology, AskConsent, Choice, NotYours, OutOfDate, Reply
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ class Talk:
     async def ask(self, interaction: AnyInteraction, opening: Said, attachments: Attachments = ()) -> None:
         """A command: acknowledged first (Discord gives three seconds), then told in order."""
         hidden = is_hidden(interaction)
-        if await _acknowledged(interaction.response.defer(ephemeral=hidden, thinking=True)):
+        if await acknowledged(interaction.response.defer(ephemeral=hidden, thinking=True)):
             answering = await self._thinking(interaction, brings_picture=bool(attachments))
             await self._tell(interaction, answering, opening, attachments)
 
@@ -85,14 +86,14 @@ class Talk:
         language = language_of(interaction)
         if not isinstance(meant, Choice):
             words = texts.alert(meant, language)
-            await _acknowledged(interaction.response.send_message(words, ephemeral=True))
+            await acknowledged(interaction.response.send_message(words, ephemeral=True))
         elif meant == ADD_PHOTOS:
-            await _acknowledged(open_dialog(interaction, photos_dialog(language, asks_consent=False)))
+            await acknowledged(open_dialog(interaction, photos_dialog(language, asks_consent=False)))
         elif meant == ADD_TEMPLATE:
-            await _acknowledged(open_dialog(interaction, template_dialog(language)))
+            await acknowledged(open_dialog(interaction, template_dialog(language)))
         elif meant.action == "rename":
-            await _acknowledged(open_dialog(interaction, name_dialog(language, meant.value)))
-        elif await _acknowledged(interaction.response.defer()):
+            await acknowledged(open_dialog(interaction, name_dialog(language, meant.value)))
+        elif await acknowledged(interaction.response.defer()):
             answering = self.chat.opened(interaction, awaits_first=False)
             said = Pressed(meant)
             reply = await self.app.handle(self._incoming(interaction, said, "", self._pressed(interaction)))
@@ -106,11 +107,11 @@ class Talk:
         """A dialog; one that a button opened leaves that button's message as it is."""
         what, hidden = submitted(interaction), is_hidden(interaction)
         if interaction.message is None:
-            if not await _acknowledged(interaction.response.defer(ephemeral=hidden, thinking=True)):
+            if not await acknowledged(interaction.response.defer(ephemeral=hidden, thinking=True)):
                 return
             answering = await self._thinking(interaction, brings_picture=True)
         else:
-            if not await _acknowledged(interaction.response.defer()):
+            if not await acknowledged(interaction.response.defer()):
                 return
             answering = self.chat.opened(interaction, awaits_first=False, brings_picture=True)
         match what.dialog:
@@ -283,11 +284,12 @@ class Talk:
             language=language_of(interaction),
             event_id=f"{PLATFORM}:{interaction.id}:{part}",
             pressed=pressed,
+            place=place_of(interaction),
             is_private=True,  # answers are seen by this person alone, wherever the command was given
         )
 
 
-async def _acknowledged(answer: Coroutine[Any, Any, Any]) -> bool:
+async def acknowledged(answer: Coroutine[Any, Any, Any]) -> bool:
     """False when Discord no longer waits for it: the person was told so by Discord and will try again."""
     try:
         await answer
@@ -299,6 +301,18 @@ async def _acknowledged(answer: Coroutine[Any, Any, Any]) -> bool:
 
 def language_of(interaction: AnyInteraction) -> Language:
     return "zh" if interaction.locale.value.lower().startswith("zh") else "en"
+
+
+def place_of(interaction: AnyInteraction) -> Place | None:
+    """The server in which it happens; None in direct messages."""
+    if interaction.guild_id is None:
+        return None
+    # The library looks a member's roles up among those of servers that it knows, and without intents it knows none.
+    roles = tuple(str(role_id) for role_id in getattr(interaction.user, "_roles", ()))
+    may_manage = interaction.permissions.manage_guild or interaction.permissions.administrator
+    channel = interaction.channel
+    channel_id = channel.parent_id if isinstance(channel, discord.Thread) else interaction.channel_id
+    return Place(str(interaction.guild_id), str(channel_id), roles, may_manage)
 
 
 def asked_train(agrees: bool) -> Said:

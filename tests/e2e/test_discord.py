@@ -296,7 +296,8 @@ async def test_commands_are_offered_everywhere_in_both_languages_without_any_int
         await until(lambda: len(discord.identified) == 2)
         assert [one["shard"] for one in discord.identified] == [[0, 2], [1, 2]]
         assert all(one["intents"] == 0 for one in discord.identified)
-        for command in discord.commands:
+        offered = [command for command in discord.commands if command["name"] != "settings"]
+        for command in offered:
             assert command["integration_types"] == [0, 1]
             assert command["contexts"] == [0, 1, 2]
             assert command["name_localizations"]["zh-CN"] != command["name"]
