@@ -1,4 +1,4 @@
-"""The engine without bot, queue or database: `python -m engine inspect|train|portrait|lora|models|bench`.
+"""The engine without bot, queue or database: `python -m engine inspect|train|portrait|recipes|lora|models|bench`.
 
 Standard output holds one JSON object; everything else goes to standard error. The exit status is 0, or 1 with one
 sentence about what is wrong, or 2 for a wrong command line.
@@ -77,13 +77,28 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--checkpoints", type=Path, metavar="DIR", help="keep checkpoints here and resume from them")
     train.set_defaults(command=_train)
 
-    portrait = commands.add_parser("portrait", parents=[common], help="put a learned person into a template")
-    portrait.add_argument("subject", type=Path, metavar="SUBJECT")
+    portrait = commands.add_parser("portrait", parents=[common], help="put learned people into a template")
+    portrait.add_argument("subject", type=Path, nargs="?", metavar="SUBJECT", help="who goes into the largest face")
+    portrait.add_argument(
+        "--subject",
+        dest="subjects",
+        action="append",
+        metavar="SUBJECT|none",
+        help="once per face, from left to right; none leaves that face as it is",
+    )
     portrait.add_argument("template", type=Path, metavar="TEMPLATE")
     portrait.add_argument("out", type=Path, metavar="OUT.jpg")
     portrait.add_argument("--seed", type=int)
     portrait.add_argument("--config", type=Path, metavar="FILE", help="JSON object with fields of PortraitConfig")
     portrait.set_defaults(command=_portrait)
+
+    recipes = commands.add_parser("recipes", parents=[common], help="list recipes of templates, or paint templates")
+    recipes.add_argument("out", type=Path, nargs="?", metavar="OUT", help="gallery folder that gets what is painted")
+    recipes.add_argument("--only", nargs="*", default=[], metavar="NAME", help="these recipes, not all")
+    recipes.add_argument("--folder", type=Path, metavar="DIR", help="your own recipes instead of the built-in ones")
+    recipes.add_argument("--prompt", help="one template from these words, called `words`")
+    recipes.add_argument("--seed", type=int)
+    recipes.set_defaults(command=_recipes)
 
     lora = commands.add_parser("lora", help="LoRA files of other programs")
     directions = lora.add_subparsers(required=True, metavar="direction")
@@ -126,12 +141,31 @@ def _train(options: argparse.Namespace) -> Json:
 def _portrait(options: argparse.Namespace) -> Json:
     from engine.portraits import make_portrait_file
 
+    if (options.subject is None) == (options.subjects is None):
+        raise Unusable("name either one SUBJECT, or one --subject per face")
+    who = options.subject or [None if name == "none" else Path(name) for name in options.subjects]
+    if isinstance(who, list) and not any(who):
+        raise Unusable("no --subject names a subject")
     profile = _load(options)
     config = _changed(profile.portrait, options.config, options.seed)
-    result: Json = make_portrait_file(
-        options.subject, options.template, options.out, profile, config, _progress(options)
-    )
+    result: Json = make_portrait_file(who, options.template, options.out, profile, config, _progress(options))
     return result
+
+
+def _recipes(options: argparse.Namespace) -> Json:
+    from engine import text_to_photo
+
+    folder = options.folder or text_to_photo.RECIPES
+    names = options.only or text_to_photo.recipe_names(folder)
+    changes = {} if options.seed is None else {"seed": options.seed}
+    if options.prompt:
+        recipes = {"words": text_to_photo.Recipe(prompt=options.prompt)}
+    else:
+        recipes = {name: text_to_photo.read_recipe(name, folder) for name in names}
+    if options.out is None:
+        return {"recipes": {name: recipe.model_dump(exclude_defaults=True) for name, recipe in recipes.items()}}
+    wanted = {name: recipe.with_changes(**changes) for name, recipe in recipes.items()}
+    return {"painted": text_to_photo.painted_gallery(wanted, options.out, _load(options))}
 
 
 def _export_lora(options: argparse.Namespace) -> Json:

@@ -113,12 +113,24 @@ class PortraitConfig(Config):
     color_shift_middle: bool = True
     color_shift_last: bool = True
     skin_retouch: bool = False
+    face_shape_match: bool = False  # the whole canvas is painted, without the colour control, and the face taken out
+    harmonise: bool = True  # several people: one pass over the joins after everybody is in
+    harmonise_steps: Annotated[int, Field(ge=1, le=150)] = 30
+    harmonise_strength: Annotated[float, Field(gt=0, le=1)] = 0.30
+    background_restore: bool = False  # everything but the faces is painted once more: no pixel keeps its bits
+    background_steps: Annotated[int, Field(ge=1, le=150)] = 30
+    background_strength: Annotated[float, Field(gt=0, le=1)] = 0.35
     super_resolution: bool = True
     super_resolution_ratio: Annotated[float, Field(ge=0, le=1)] = 0.5
     candidates: Annotated[int, Field(ge=1, le=8)] = 1
     prompt: Annotated[str, Field(max_length=500)] = "masterpiece, beauty"
     negative_prompt: Annotated[str, Field(max_length=500)] = ""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 12345
+
+    @property
+    def paints(self) -> bool:
+        """Whether the diffusion has anything to do."""
+        return self.first_diffusion or self.second_diffusion
 
 
 class Style(StrEnum):

@@ -46,6 +46,10 @@ class UnreadablePicture(EngineError):
         self.name, self.why = name, why
 
 
+class UnknownRecipe(EngineError):
+    """No recipe of that name, or its file is none."""
+
+
 class FusionFailed(EngineError):
     """Face fusion could not be done for this pair of faces; the pipeline goes on without it and says so."""
 

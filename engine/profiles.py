@@ -6,6 +6,7 @@ asked for, so that photos can be inspected by a process that has none.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -13,7 +14,18 @@ from typing import TYPE_CHECKING, Protocol
 from engine.config import PortraitConfig, TrainingConfig
 from engine.crop import Crop, chip_crop
 from engine.parsing import FaceParts, parse_by_landmarks
-from engine.types import Enhancer, Face, FaceDetector, FaceFuser, FaceRecogniser, Photo, Retoucher, Rgb, Segmenter
+from engine.types import (
+    ContentChecker,
+    Enhancer,
+    Face,
+    FaceDetector,
+    FaceFuser,
+    FaceRecogniser,
+    Photo,
+    Retoucher,
+    Rgb,
+    Segmenter,
+)
 
 if TYPE_CHECKING:
     from engine.diffusion import Diffusion
@@ -23,12 +35,27 @@ PROFILES = ("mini", "sd15")
 ID_TEMPLATES = Path(__file__).parent / "id_templates"
 
 
+@dataclass(frozen=True)
+class Painting:
+    """How a profile paints whole pictures from words. `chip`: the one square canvas that it knows, with the face in its
+    canonical place; what comes out is doubled in size `doublings` times."""
+
+    positive: str = ""  # added to every recipe's words
+    negative: str = ""
+    most_guidance: float = 30.0
+    chip: int | None = None
+    doublings: int = 0
+
+
 class Profile(Protocol):
     """The models of one product and the numbers that suit them."""
 
     name: str
     training: TrainingConfig
     portrait: PortraitConfig
+    first_look: PortraitConfig  # for a person of whom nothing was learned yet
+    whole_side: int  # px, longer side of the canvas for a whole picture
+    painting: Painting
     positive: str  # what is added to every prompt, after the subject's trigger and the caller's words
     negative: str
 
@@ -48,6 +75,10 @@ class Profile(Protocol):
     def diffusion(self) -> Diffusion: ...
     @property
     def control_pictures(self) -> ControlPictures: ...
+    @property
+    def content_check(self) -> ContentChecker | None:
+        """None: what is delivered is not looked at."""
+        ...
 
     def parse(self, rgb: Rgb, face: Face) -> FaceParts:
         """The parts of `face` that masks are made of."""
@@ -91,6 +122,9 @@ class MiniProfile:
     """Everything that runs on a CPU and comes with the package: dlib, classical image work, the small diffusion."""
 
     name = "mini"
+    whole_side = 256
+    painting = Painting(most_guidance=2.0, chip=128, doublings=2)
+    content_check: ContentChecker | None = None  # 128 pixels of painted face; a check would outweigh all other networks
     positive = ""
     negative = ""
 
@@ -112,6 +146,9 @@ class MiniProfile:
         # Landmark fusion keeps the template's light by itself: mixing it with the template would show two faces. What
         # this small diffusion paints is less like a person than a photo of them is, so more of the second fusion stays.
         self.portrait = PortraitConfig(fusion_before_ratio=1.0, fusion_after_ratio=0.85)
+        self.first_look = self.portrait.with_changes(  # the small diffusion paints nobody that it did not learn
+            first_diffusion=False, second_diffusion=False, super_resolution=False
+        )
 
     @cached_property
     def detector(self) -> FaceDetector:

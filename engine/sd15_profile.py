@@ -20,8 +20,19 @@ from engine.crop import Crop, box_crop
 from engine.errors import MissingWeights
 from engine.models import torchvision_shim
 from engine.parsing import FaceParts, parse_by_landmarks
-from engine.profiles import read_id_templates
-from engine.types import Enhancer, Face, FaceDetector, FaceFuser, FaceRecogniser, Photo, Retoucher, Rgb, Segmenter
+from engine.profiles import Painting, read_id_templates
+from engine.types import (
+    ContentChecker,
+    Enhancer,
+    Face,
+    FaceDetector,
+    FaceFuser,
+    FaceRecogniser,
+    Photo,
+    Retoucher,
+    Rgb,
+    Segmenter,
+)
 
 if TYPE_CHECKING:
     from engine.diffusion import Diffusion
@@ -29,7 +40,6 @@ if TYPE_CHECKING:
     from engine.models.sd15 import Sd15Components, Sd15Files
     from engine.stages.control import ControlPictures
 
-NOT_ASKED_FOR = {"nsfw"}  # of the catalogue's set: no stage uses it yet
 PACKAGES = {  # by extra of this project, what only that extra brings
     "production": ("insightface", "modelscope"),
     "cpu` or `gpu": ("onnxruntime",),
@@ -52,6 +62,17 @@ NEGATIVE = (
     "breasts, penis, cum, (over red lips:1.3), (bad lips:1.3), (bad ears:1.3), (bad hair:1.3), (bad teeth:1.3), "
     "(worst quality:2), (low quality:2), (normal quality:2), lowres, watermark, badhand, bad anatomy, bad hands, mural"
 )
+# The reference's for pictures from words.
+PAINT_POSITIVE = (
+    "(cloth:1.0), (best quality), (realistic, photo-realistic:1.3), film photography, minor acne, (portrait:1.1), "
+    "(indirect lighting), extremely detailed CG unity 8k wallpaper, huge filesize, best quality, realistic, "
+    "photo-realistic, ultra high res, raw photo, look at viewer"
+)
+PAINT_NEGATIVE = (
+    "(nsfw:1.5), (huge breast:1.5), nude, breasts, penis, cum, bokeh, cgi, illustration, cartoon, deformed, distorted, "
+    "disfigured, poorly drawn, bad anatomy, wrong anatomy, ugly, blurry, noisy, log, text, (worst quality:2), "
+    "(low quality:2), (normal quality:2), lowres, watermark, badhand"
+)
 
 
 def load_sd15_profile(device: str = "auto") -> Sd15Profile:
@@ -72,6 +93,8 @@ class Sd15Profile:
     is a MissingWeights when it is first asked for."""
 
     name = "sd15"
+    painting = Painting(PAINT_POSITIVE, PAINT_NEGATIVE)
+    whole_side = 768  # the reference's shorter side; it shrinks long pictures further
     positive = POSITIVE
     negative = NEGATIVE
 
@@ -84,6 +107,7 @@ class Sd15Profile:
         self.portrait = PortraitConfig(fusion_before_ratio=1.0)
         if self._catalogue.model("controlnet-color").missing(models_dir):
             self.portrait = self.portrait.with_changes(color_weight=0)
+        self.first_look = self.portrait.with_changes(first_diffusion=False, second_diffusion=False)
 
     @property
     def detector(self) -> FaceDetector:
@@ -134,6 +158,13 @@ class Sd15Profile:
         from engine.models.sd15_controls import Sd15Controls
 
         return Sd15Controls()
+
+    @cached_property
+    def content_check(self) -> ContentChecker | None:
+        device = self._torch_device
+        from engine.models.content_check import ContentCheck
+
+        return ContentCheck(self._folder("nsfw"), device)
 
     def files(self) -> Sd15Files:
         """Where the diffusion's networks lie."""
@@ -190,7 +221,7 @@ def _require_weights(models_dir: Path, checkpoint: Path | None) -> None:
     if checkpoint is not None and not checkpoint.exists():
         raise MissingWeights(f"{checkpoint} is not there: PORTRAIT_MODELS_CHECKPOINT must name an SD1.5 file or folder")
     catalogue = load_catalogue()
-    unneeded = NOT_ASKED_FOR | ({"sd15"} if checkpoint else set())
+    unneeded = {"sd15"} if checkpoint else set()
     missing = catalogue.what_is_missing((i for i in catalogue.sets[DEFAULT_SET] if i not in unneeded), models_dir)
     if missing:
         raise MissingWeights(f"the profile sd15 looks into {models_dir}: {missing}")

@@ -6,7 +6,7 @@ import io
 import json
 import resource
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,16 +86,19 @@ def train_subject(
     config: TrainingConfig,
     report: Report,
     checkpoints: Path,
+    on_inspected: Callable[[Inspection], None] = lambda inspection: None,
 ) -> TrainingReport:
     """Photos of one person -> a subject folder (`SubjectFiles`) at `out`.
 
     `checkpoints` is a folder for this training alone: started again on it, a killed training goes on from its last
-    checkpoint and ends with the same weights. Raises TooManyPhotos, UnusablePhotos, and what `report` raises.
+    checkpoint and ends with the same weights. `on_inspected` is told which photos are usable before anything is
+    learned of them. Raises TooManyPhotos, UnusablePhotos, and what `report` raises.
     """
     watch = Stopwatch()
     with watch.timing(Stage.INSPECT):
         inspection = inspect_set(photos, profile, config, report)
         training, held_out = split(inspection, config.held_out_share)
+    on_inspected(inspection)
     with watch.timing(Stage.PREPARE):
         crops = [_crop(photo, profile, config) for photo in _told(training, Stage.PREPARE, report)]
         data = train_lora.training_set(crops, training_caption(config.trigger), profile.diffusion, config)

@@ -212,6 +212,14 @@ class Enhancer(Protocol):
         ...
 
 
+class ContentChecker(Protocol):
+    """Whether a picture may be shown to everybody."""
+
+    name: str
+
+    def is_safe(self, rgb: Rgb) -> bool: ...
+
+
 class FaceFuser(Protocol):
     def __call__(self, template: Rgb, template_face: Face, reference: Rgb, reference_face: Face) -> Rgb:
         """`template` with the reference's face in it; same size. Raises `FusionFailed` when it cannot."""

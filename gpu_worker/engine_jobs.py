@@ -7,6 +7,7 @@ torch is loaded by `load_renders` alone.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections import OrderedDict
 from dataclasses import replace
@@ -15,21 +16,25 @@ from pathlib import Path
 import numpy as np
 
 from engine.config import Style, portrait_style
-from engine.errors import NoFaceInTemplate, OutOfGpuMemory, UnreadablePicture
+from engine.errors import NoFaceInTemplate, OutOfGpuMemory, UnreadablePicture, UnsafePicture
+from engine.first_look import first_look
 from engine.images import read_photo, write_whole
 from engine.inspection import PhotoFindings, examine_file, judge
 from engine.portraits import TEMPLATE_SIDE, make_portraits
 from engine.profiles import Profile, load_profile
 from engine.progress import Progress, Report, Stage
 from engine.provenance import write_portrait
-from engine.stages.template import template_faces
-from engine.types import Face, Photo, SubjectFiles
+from engine.stages.template import left_to_right, template_faces
+from engine.text_to_photo import Recipe, painted_template, read_recipe
+from engine.types import Face, Inspection, Photo, SubjectFiles
 from gpu_worker.contract.events import (
     Checkpoint,
     CheckTemplateResult,
     InspectResult,
     PortraitFile,
     PortraitResult,
+    Scores,
+    SkippedFace,
     TemplateFace,
     TrainResult,
 )
@@ -37,6 +42,8 @@ from gpu_worker.contract.jobs import BlobKey, CheckTemplate, InspectPhotos, Make
 from gpu_worker.engine_child import AnyResult, Runner
 from gpu_worker.engine_messages import Run
 from gpu_worker.failures import photo_verdicts
+
+logger = logging.getLogger(__name__)
 
 _KEPT_FINDINGS = 200
 _KEPT_FOR_S = 1800.0
@@ -103,8 +110,7 @@ class _Checks:
         except NoFaceInTemplate:
             too_small = bool(self._detector(template.rgb))
             return CheckTemplateResult(faces=(), reason="too_small" if too_small else "no_face")
-        ordered = sorted(faces, key=lambda face: face.box_xyxy[0] + face.box_xyxy[2])
-        return CheckTemplateResult(faces=tuple(_as_shares(face, template) for face in ordered))
+        return CheckTemplateResult(faces=tuple(_as_shares(face, template) for face in left_to_right(faces)))
 
 
 def load_renders(profile: str, device: str) -> Runner:
@@ -143,7 +149,14 @@ class _Renders:
         out = request.folder / "out"
         photos = [request.folder / "photos" / f"{photo.photo_id}.jpg" for photo in job.photos]
         config = self._models.training.with_changes(seed=job.seed)
-        report = train_subject(photos, out, self._models, config, tell, request.folder / "checkpoints")
+        checkpoints = request.folder / "checkpoints"
+        is_resumed = any(checkpoints.iterdir())
+
+        def on_inspected(inspection: Inspection) -> None:
+            if not is_resumed:
+                self._show_first_look(inspection, request.folder, tell)
+
+        report = train_subject(photos, out, self._models, config, tell, checkpoints, on_inspected)
         write_whole(out / "report.json", json.dumps(report.as_json()).encode())
         return TrainResult(
             photos=photo_verdicts(report.inspection.reports),
@@ -162,13 +175,45 @@ class _Renders:
             peak_mib=report.peak_mib,
         )
 
+    def _show_first_look(self, inspection: Inspection, folder: Path, tell: Report) -> None:
+        """A training does not depend on it."""
+        tell(Progress(Stage.PREVIEW, 0, 1))
+        path = folder / "template.jpg"
+
+        def between_steps(progress: Progress) -> None:
+            tell(Progress(Stage.PREVIEW, 0, 1))
+
+        try:
+            template = read_photo(path, TEMPLATE_SIDE) if path.is_file() else None
+            rgb = first_look(inspection, template, self._models, between_steps)
+        except (NoFaceInTemplate, UnreadablePicture, UnsafePicture) as error:
+            logger.info("no first look: %s", error)
+            return
+        write_portrait(folder / "first-look.jpg", rgb)
+        tell(Progress(Stage.PREVIEW, 1, 1, folder / "first-look.jpg"))
+
+    def _template(self, job: MakePortraits, folder: Path, tell: Report) -> Photo:
+        """The one that was sent, or one painted now, which is also a result."""
+        if job.template_to_paint is None:
+            return read_photo(folder / "template.jpg", TEMPLATE_SIDE)
+        words, name = job.template_to_paint.prompt.strip(), job.template_to_paint.recipe
+        recipe = read_recipe(name) if name else Recipe(prompt=words)
+        if name and words:
+            recipe = recipe.with_changes(prompt=f"{words}, {recipe.prompt}")
+
+        def on_step(done: int, total: int) -> None:
+            tell(Progress(Stage.PAINT_TEMPLATE, done, total))
+
+        template = painted_template(recipe, self._models, job.seed, on_step)
+        write_portrait(folder / "out" / "template.jpg", template.rgb)
+        return template
+
     def _portraits(self, job: MakePortraits, request: Run, tell: Report) -> PortraitResult:
         """All portraits come from one pass through the pipeline: they are its candidates, the best one first."""
         config = portrait_style(Style(job.style), self._models.portrait)
         config = config.with_changes(seed=job.seed, candidates=job.count)
-        template = read_photo(request.folder / "template.jpg", TEMPLATE_SIDE)
-        subject = SubjectFiles(request.folder / "subjects" / job.subject_id)
-        report = make_portraits(subject, template, self._models, config, tell)
+        template = self._template(job, request.folder, tell)
+        report = make_portraits(_who(job, request.folder / "subjects"), template, self._models, config, tell)
         write_whole(request.folder / "out" / "report.json", json.dumps(report.as_json(Path("portrait-1.jpg"))).encode())
         files = []
         for number, rgb in enumerate((report.portrait, *report.others), start=1):
@@ -182,9 +227,23 @@ class _Renders:
                     likeness=report.likeness["final"] if number == 1 else None,
                     notes=report.notes,
                     report_key=f"{request.prefix}/report.json",
+                    scores=Scores(**report.scores(number - 1).as_json()),
+                    seed=report.seed(number - 1),
                 )
             )
-        return PortraitResult(portraits=tuple(files), seconds=report.seconds)
+        skipped = tuple(
+            SkippedFace(face=s.face, subject_id=sitter.subject_id, reason=s.reason.value)
+            for s in report.skipped
+            if (sitter := job.faces[s.face])
+        )
+        painted = f"{request.prefix}/template.jpg" if job.template_to_paint else None
+        return PortraitResult(portraits=tuple(files), seconds=report.seconds, skipped=skipped, template_key=painted)
+
+
+def _who(job: MakePortraits, subjects: Path) -> SubjectFiles | list[SubjectFiles | None]:
+    if not job.faces:
+        return SubjectFiles(subjects / job.subject_id)
+    return [None if sitter is None else SubjectFiles(subjects / sitter.subject_id) for sitter in job.faces]
 
 
 def _without_pixels(found: PhotoFindings) -> PhotoFindings:

@@ -37,6 +37,8 @@ def of_engine_error(error: BaseException) -> Failure:
             return Failure(kind="user", reason="unreadable", detail=detail)
         case errors.OutOfGpuMemory() | MemoryError():
             return Failure(kind="transient", reason="out_of_memory", detail=detail, needs_fresh_engine=True)
+        case errors.UnknownRecipe():
+            return Failure(kind="permanent", reason="input_missing", detail=detail)
         case errors.MissingWeights():
             return Failure(kind="permanent", reason="missing_weights", detail=detail)
         case _:

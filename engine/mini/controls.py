@@ -41,7 +41,8 @@ def pose_control(landmarks_68: np.ndarray, size: int) -> np.ndarray:
 
 
 def color_control(rgb: np.ndarray) -> np.ndarray:
-    """A mosaic of COLOR_CELLS x COLOR_CELLS mean colours of an HWC uint8 picture, hard cells."""
-    size = rgb.shape[0]
-    cells = cv2.resize(rgb, (COLOR_CELLS, COLOR_CELLS), interpolation=cv2.INTER_AREA)
-    return cv2.resize(cells, (size, size), interpolation=cv2.INTER_NEAREST).astype(np.float32) / 255.0
+    """A mosaic of mean colours of an HWC uint8 picture, hard cells, COLOR_CELLS along the shorter side."""
+    height, width = rgb.shape[:2]
+    cell = min(height, width) / COLOR_CELLS
+    cells = cv2.resize(rgb, (round(width / cell), round(height / cell)), interpolation=cv2.INTER_AREA)
+    return cv2.resize(cells, (width, height), interpolation=cv2.INTER_NEAREST).astype(np.float32) / 255.0

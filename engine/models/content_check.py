@@ -18,7 +18,9 @@ THRESHOLD = 0.5
 
 
 class ContentCheck:
-    """Reads a folder with `config.json`, `preprocessor_config.json` and weights, as the hub holds them."""
+    """A `ContentChecker` from a folder as the hub has it: `config.json`, `preprocessor_config.json` and weights."""
+
+    name = "vit-nsfw"
 
     def __init__(self, folder: Path, device: str = "cpu", threshold: float = THRESHOLD) -> None:
         if not (folder / "preprocessor_config.json").is_file():

@@ -56,7 +56,7 @@ def first_controls(
     return (
         Control("canny", pictures.canny(canvas), config.canny_weight),
         Control("pose", pictures.pose(posed, posed_face), config.pose_weight),
-        Control("color", pictures.color(canvas), config.color_weight),
+        Control("color", pictures.color(canvas), 0.0 if config.face_shape_match else config.color_weight),
     )
 
 
@@ -68,6 +68,13 @@ def second_controls(canvas: Rgb, pictures: ControlPictures, config: PortraitConf
         Control("canny", pictures.canny(canvas), config.second_canny_weight),
         Control(pictures.second_detail, pictures.detail(canvas), config.second_tile_weight),
     )
+
+
+def whole_controls(canvas: Rgb, pictures: ControlPictures) -> tuple[Control, ...]:
+    """Canny and colour in full: a pass over a whole picture shall change nothing of what it shows."""
+    from engine.diffusion import Control
+
+    return (Control("canny", pictures.canny(canvas), 1.0), Control("color", pictures.color(canvas), 1.0))
 
 
 def _grown_box(face: Face, shape: tuple[int, ...]) -> tuple[int, int, int, int]:

@@ -19,6 +19,7 @@ from engine.models.dlib_faces import DlibDetector, DlibFaceId
 from engine.portraits import make_portrait_file, make_portraits
 from engine.profiles import MiniProfile
 from engine.progress import Progress, Stage
+from engine.stages import guard
 from engine.types import Photo, Rgb, SubjectFiles
 
 FAST = {"first_steps": 4, "second_steps": 5}
@@ -92,13 +93,34 @@ def test_a_switched_off_diffusion_is_said_and_the_best_of_one_is_that_one(
     assert np.array_equal(report.portrait[:20], template.rgb[:20])
 
 
-def test_candidates_come_best_first_and_the_others_with_it(
-    profile: MiniProfile, subject: Path, template: Photo
+def test_candidates_come_best_first_with_their_scores_and_none_twice(
+    profile: MiniProfile, subject: Path, template: Photo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    numbers = config(profile, **FAST, candidates=2, super_resolution=False)
-    report = make_portraits(SubjectFiles(subject), template, profile, numbers)
-    assert len(report.others) == 1
+    class Helpful:
+        """Leaves the face alone; the further the seed, the stronger the grain."""
+
+        def inpaint(self, request: InpaintRequest, on_step: object = None) -> list[Rgb]:
+            grain = np.random.default_rng(0).normal(0, 1, request.image.shape)
+            return [
+                np.clip(request.image + grain * k * (request.strength > 0), 0, 255).astype(np.uint8)
+                for k in (4, 1, 1)[: request.count]
+            ]
+
+    class Grainy(MiniProfile):
+        diffusion = Helpful()  # type: ignore[assignment]
+
+    monkeypatch.setattr(guard, "MARGIN", -1.0)  # everything may stay
+    numbers = config(profile, second_diffusion=False, fusion_after=False, candidates=3, super_resolution=False)
+    report = make_portraits(SubjectFiles(subject), template, Grainy("cpu"), numbers)
+    assert len(report.others) == 1  # two of the three were the same picture
     assert (report.portrait != report.others[0]).any()
+    assert any("same picture" in note for note in report.notes)
+    scores = [report.scores(k) for k in (0, 1)]
+    assert scores[0].worth >= scores[1].worth
+    assert {report.seed(0), report.seed(1)} <= {12345, 12346, 12347}
+    candidates = report.as_json(Path("p.jpg"))["candidates"]
+    assert [c["worth"] for c in candidates] == [s.worth for s in scores]
+    assert set(candidates[0]) == {"seed", "likeness", "quality", "seam", "worth"}
 
 
 def test_a_diffusion_that_costs_likeness_is_taken_back_and_said(subject: Path, template: Photo) -> None:

@@ -33,6 +33,7 @@ from engine.sd15_profile import Sd15Profile
 from engine.training import train_subject
 from engine.types import Face, HeadPose, Photo, SubjectFiles
 from tests.stand_ins import sd15_files as stand_ins
+from tests.stand_ins.content_check import write_content_check
 
 PICTURES = MiniProfile("cpu")  # retouching and the like, where ModelScope's packages are not installed
 
@@ -95,6 +96,7 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory, catalogue: Catalogue) -
         target = folder / "clip-tokenizer" / file.path
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(stand_ins.MINI_TOKENIZER / target.name, target)
+    write_content_check(folder / "nsfw")
     return folder
 
 
@@ -194,13 +196,13 @@ def test_missing_weights_are_one_sentence_before_anything_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PORTRAIT_MODELS_DIR", str(tmp_path))
-    with pytest.raises(MissingWeights, match=r"10 models are missing .* models fetch sd15 .* gpen`$") as raised:
+    with pytest.raises(MissingWeights, match=r"11 models are missing .* models fetch sd15 .* gpen nsfw`$") as raised:
         load_profile("sd15", "cpu")
     assert str(tmp_path) in str(raised.value)
     assert "\n" not in str(raised.value)
     (tmp_path / "own.safetensors").touch()
     monkeypatch.setenv("PORTRAIT_MODELS_CHECKPOINT", str(tmp_path / "own.safetensors"))
-    with pytest.raises(MissingWeights, match=r"9 models are missing .* models fetch clip-tokenizer"):
+    with pytest.raises(MissingWeights, match=r"10 models are missing .* models fetch clip-tokenizer"):
         load_profile("sd15", "cpu")
     monkeypatch.setenv("PORTRAIT_MODELS_CHECKPOINT", str(tmp_path / "absent.safetensors"))
     with pytest.raises(MissingWeights, match=r"absent\.safetensors is not there"):

@@ -1,0 +1,114 @@
+"""The working picture between two stages, and what is measured and remembered of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine import metrics
+from engine.crop import Crop
+from engine.parsing import FaceParts, skin_of
+from engine.profiles import Profile
+from engine.stages import fuse, harmonise
+from engine.subject import Subject
+from engine.types import Embedding, Face, Mask, Rgb
+
+
+@dataclass(frozen=True)
+class Look:
+    """The working picture at one point of the pipeline, with the face in it and the face's parts."""
+
+    rgb: Rgb
+    face: Face
+    parts: FaceParts
+
+    @staticmethod
+    def of(rgb: Rgb, expected: Face, profile: Profile) -> Look:
+        """`expected` is where the face should be; where exactly it is, is looked for."""
+        face = fuse.nearest_face(rgb, expected, profile.detector)
+        return Look(rgb, face, profile.parse(rgb, face))
+
+    def likeness(self, others: Sequence[Embedding], profile: Profile) -> float:
+        """Mean over `others`."""
+        recogniser = profile.recogniser
+        face = fuse.nearest_face(self.rgb, self.face, profile.detector)
+        own = recogniser.embed(self.rgb, face)
+        return round(float(np.mean([recogniser.likeness(own, other) for other in others])), 4)
+
+
+@dataclass(frozen=True)
+class Rim:
+    """Where the new face meets the template: the edge of both faces, and the template's skin across it."""
+
+    template: Rgb
+    face: Mask
+    skin: Mask
+
+    @staticmethod
+    def of(before: Look, fused: Look) -> Rim:
+        skin = skin_of(before.rgb, before.face)
+        return Rim(before.rgb, np.maximum(before.parts.face, fused.parts.face), skin)
+
+    def seam(self, rgb: Rgb) -> float:
+        return round(metrics.seam(rgb, self.template, self.face, self.skin), 2)
+
+    def natural_step(self) -> float:
+        return round(metrics.natural_step(self.template, self.face, self.skin), 2)
+
+    def matched(self, rgb: Rgb, face: Face) -> Rgb:
+        return harmonise.rim_matched(rgb, self.template, self.face, self.skin, skin_of(rgb, face), face.width)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """By what candidates are ranked: likeness to the reference photos x sharpness (1: the template's or better) x
+    freedom from a seam (ΔE at the rim)."""
+
+    likeness: float
+    quality: float
+    seam: float
+
+    @property
+    def worth(self) -> float:
+        return round(max(0.0, self.likeness) * self.quality / (1 + self.seam), 4)
+
+    @staticmethod
+    def of(look: Look, before: Look, rim: Rim, subject: Subject, profile: Profile) -> Scores:
+        wanted = metrics.sharpness(before.rgb, before.parts.face)
+        quality = min(1.0, metrics.sharpness(look.rgb, look.parts.face) / max(wanted, 1e-3))
+        known = [reference.embedding for reference in subject.references]
+        return Scores(look.likeness(known, profile), round(quality, 3), rim.seam(look.rgb))
+
+    def as_json(self) -> dict[str, float]:
+        return {"likeness": self.likeness, "quality": self.quality, "seam": self.seam, "worth": self.worth}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One finished version of a face. `share` of what the diffusions changed was kept; `seed` is of its noise."""
+
+    look: Look
+    seed: int
+    share: float
+    scores: Scores
+
+
+@dataclass(frozen=True)
+class WorkedFace:
+    """A face of a template, done: `candidates` best first, on the template's `piece`, to be pasted inside `mask`.
+
+    `trail` holds the look after every stage, of the first candidate as it was painted.
+    """
+
+    number: int  # of the template's faces, left to right from 0
+    face: Face  # in the template's frame
+    subject: Subject
+    piece: Crop
+    mask: Mask
+    rim: Rim
+    before: Look
+    fused: Look
+    candidates: tuple[Candidate, ...]
+    trail: dict[str, Look]
