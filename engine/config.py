@@ -105,6 +105,8 @@ class PortraitConfig(Config):
     second_strength: Annotated[float, Field(gt=0, le=1)] = 0.30
     guidance: Annotated[float, Field(ge=1, le=30)] = 7.0
     lora_weight: Annotated[float, Field(ge=0, le=2)] = 0.9
+    film_lora_weight: Annotated[float, Field(ge=0, le=2)] = 0.0  # the reference's 0.65 changes faces too
+    ip_adapter_weight: Annotated[float, Field(ge=0, le=1)] = 0.0  # the reference's: 0.3, without any LoRA 0.6
     canny_weight: Annotated[float, Field(ge=0, le=2)] = 0.5
     pose_weight: Annotated[float, Field(ge=0, le=2)] = 0.5
     color_weight: Annotated[float, Field(ge=0, le=2)] = 0.85

@@ -6,8 +6,9 @@ In which order they are called stands in `engine/portraits.py` alone.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,16 +55,43 @@ class Steps:
     def tell(self, stage: Stage, done: int, total: int) -> None:
         self.report(Progress(stage, done, total, part=self.part, parts=self.parts))
 
-    def lora(self, subject: Subject) -> AbstractContextManager[object]:
-        """The diffusion works with the subject's LoRA inside; nothing is loaded when neither pass is wanted."""
-        if not self.config.paints:
-            return nullcontext()
+    @contextmanager
+    def lora(self, subject: Subject, reference: Reference) -> Iterator[None]:
+        """The diffusion works with the subject's LoRA inside, and with whatever else is to know them; nothing is loaded
+        when neither pass is wanted."""
+        with ExitStack() as stack:
+            if self.config.paints:
+                for file, weight in self._loras(subject):
+                    from engine.lora import applied
+
+                    stack.enter_context(applied(self.profile.diffusion, file, weight))
+                self._show_face(stack, reference)
+            yield
+
+    def _loras(self, subject: Subject) -> Iterator[tuple[Path, float]]:
+        config, profile = self.config, self.profile
+        if config.film_lora_weight > 0:
+            if profile.film_lora is None:
+                self.notes.append("no film look: the profile has no LoRA for it")
+            else:
+                yield profile.film_lora, config.film_lora_weight
         if subject.lora is None:
             self.notes.append("no LoRA: the diffusion does not know the subject")
-            return nullcontext()
-        from engine.lora import applied
+        else:
+            yield subject.lora, config.lora_weight
 
-        return applied(self.profile.diffusion, subject.lora, self.config.lora_weight)
+    def _show_face(self, stack: ExitStack, reference: Reference) -> None:
+        config, profile = self.config, self.profile
+        if config.ip_adapter_weight == 0:
+            return
+        if profile.ip_adapter is None:
+            self.notes.append("no IP-Adapter: the profile has none")
+            return
+        from engine.models.ip_adapter import face_picture
+
+        shown = face_picture(reference.rgb, reference.face, profile.parse)
+        is_guided = config.guidance != 1
+        stack.enter_context(profile.ip_adapter.applied(profile.diffusion, shown, config.ip_adapter_weight, is_guided))
 
     def reference(self, before: Look, subject: Subject) -> Reference:
         """Of the references that suit the template best, the one whose fusion is most like the *other* photos."""

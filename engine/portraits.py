@@ -270,7 +270,7 @@ def _worked(steps: Steps, template: Rgb, seat: _Seat, faces: Sequence[Face]) -> 
         reference = steps.reference(before, subject)
         fused = steps.fusion(before, reference, config.fusion_before, config.fusion_before_ratio)
     trails = []
-    with steps.lora(subject):
+    with steps.lora(subject, reference):
         for first in steps.first_diffusion(fused, subject):
             shifted = steps.colour_shift(first, before, config.color_shift_middle, with_lips=True)
             with steps.stage(Stage.SECOND_FUSION):

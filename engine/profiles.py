@@ -29,6 +29,7 @@ from engine.types import (
 
 if TYPE_CHECKING:
     from engine.diffusion import Diffusion
+    from engine.models.ip_adapter import IpAdapterFace
     from engine.stages.control import ControlPictures
 
 PROFILES = ("mini", "sd15")
@@ -36,7 +37,7 @@ ID_TEMPLATES = Path(__file__).parent / "id_templates"
 
 
 @dataclass(frozen=True)
-class Painting:
+class FromWords:
     """How a profile paints whole pictures from words. `chip`: the one square canvas that it knows, with the face in its
     canonical place; what comes out is doubled in size `doublings` times."""
 
@@ -55,7 +56,7 @@ class Profile(Protocol):
     portrait: PortraitConfig
     first_look: PortraitConfig  # for a person of whom nothing was learned yet
     whole_side: int  # px, longer side of the canvas for a whole picture
-    painting: Painting
+    from_words: FromWords
     positive: str  # what is added to every prompt, after the subject's trigger and the caller's words
     negative: str
 
@@ -75,6 +76,16 @@ class Profile(Protocol):
     def diffusion(self) -> Diffusion: ...
     @property
     def control_pictures(self) -> ControlPictures: ...
+    @property
+    def ip_adapter(self) -> IpAdapterFace | None:
+        """Asked for where a weight is above 0. None: the profile knows none."""
+        ...
+
+    @property
+    def film_lora(self) -> Path | None:
+        """Asked for where its weight is above 0. None: the profile knows none."""
+        ...
+
     @property
     def content_check(self) -> ContentChecker | None:
         """None: what is delivered is not looked at."""
@@ -123,7 +134,9 @@ class MiniProfile:
 
     name = "mini"
     whole_side = 256
-    painting = Painting(most_guidance=2.0, chip=128, doublings=2)
+    ip_adapter: IpAdapterFace | None = None
+    film_lora: Path | None = None
+    from_words = FromWords(most_guidance=2.0, chip=128, doublings=2)
     content_check: ContentChecker | None = None  # 128 pixels of painted face; a check would outweigh all other networks
     positive = ""
     negative = ""

@@ -2,8 +2,9 @@
 catalogue's folder.
 
 Two environment variables say where: PORTRAIT_MODELS_DIR, the folder of the models, and PORTRAIT_MODELS_CHECKPOINT, any
-SD1.5 file or diffusers folder instead of the catalogue's. The reference's film-look LoRA is left out: its licence is
-unstated, and a LoRA that every portrait goes through changes faces too.
+SD1.5 file or diffusers folder instead of the catalogue's. The reference's film-look LoRA
+takes part only where `film_lora_weight` asks for it: its licence is unstated, and a LoRA that every portrait goes
+through changes faces too.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from engine.crop import Crop, box_crop
 from engine.errors import MissingWeights
 from engine.models import torchvision_shim
 from engine.parsing import FaceParts, parse_by_landmarks
-from engine.profiles import Painting, read_id_templates
+from engine.profiles import FromWords, read_id_templates
 from engine.types import (
     ContentChecker,
     Enhancer,
@@ -37,6 +38,7 @@ from engine.types import (
 if TYPE_CHECKING:
     from engine.diffusion import Diffusion
     from engine.models.insightface_faces import InsightFaceFaces
+    from engine.models.ip_adapter import IpAdapterFace
     from engine.models.sd15 import Sd15Components, Sd15Files
     from engine.stages.control import ControlPictures
 
@@ -93,7 +95,7 @@ class Sd15Profile:
     is a MissingWeights when it is first asked for."""
 
     name = "sd15"
-    painting = Painting(PAINT_POSITIVE, PAINT_NEGATIVE)
+    from_words = FromWords(PAINT_POSITIVE, PAINT_NEGATIVE)
     whole_side = 768  # the reference's shorter side; it shrinks long pictures further
     positive = POSITIVE
     negative = NEGATIVE
@@ -107,7 +109,10 @@ class Sd15Profile:
         self.portrait = PortraitConfig(fusion_before_ratio=1.0)
         if self._catalogue.model("controlnet-color").missing(models_dir):
             self.portrait = self.portrait.with_changes(color_weight=0)
-        self.first_look = self.portrait.with_changes(first_diffusion=False, second_diffusion=False)
+        if self._catalogue.model("ip-adapter-face").missing(models_dir):
+            self.first_look = self.portrait.with_changes(first_diffusion=False, second_diffusion=False)
+        else:
+            self.first_look = self.portrait.with_changes(ip_adapter_weight=0.6)
 
     @property
     def detector(self) -> FaceDetector:
@@ -158,6 +163,18 @@ class Sd15Profile:
         from engine.models.sd15_controls import Sd15Controls
 
         return Sd15Controls()
+
+    @cached_property
+    def ip_adapter(self) -> IpAdapterFace | None:
+        from engine.models.ip_adapter import IpAdapterFace
+
+        weights = self._catalogue.locate_file("ip-adapter-face", self._models_dir)
+        encoder = self._folder("ip-adapter-face") / "models" / "image_encoder"
+        return IpAdapterFace(weights, encoder, self.diffusion.unet)
+
+    @property
+    def film_lora(self) -> Path | None:
+        return self._catalogue.locate_file("film-lora", self._models_dir)
 
     @cached_property
     def content_check(self) -> ContentChecker | None:

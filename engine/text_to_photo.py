@@ -81,7 +81,7 @@ def painted_template(
     """The recipe's picture, of the first of a few seeds that shows a face. Raises `NoFaceInTemplate`."""
     from engine.diffusion import Control, InpaintRequest
 
-    kind = profile.painting
+    kind = profile.from_words
     width, height = (kind.chip, kind.chip) if kind.chip else (_on_grid(recipe.width), _on_grid(recipe.height))
     face = posed_face(recipe.face, width, height)
     if kind.chip:

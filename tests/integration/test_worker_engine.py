@@ -8,12 +8,21 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from engine.profiles import Profile, load_profile
-from engine.progress import Progress
+from engine.progress import Progress, Stage
 from gpu_worker import engine_jobs
-from gpu_worker.contract.events import CheckTemplateResult, InspectResult, PortraitResult, TrainResult
-from gpu_worker.contract.jobs import CheckTemplate, InspectPhotos, MakePortraits, PhotoRef, TrainSubject
+from gpu_worker.contract.events import CheckTemplateResult, InspectResult, PortraitResult, SkippedFace, TrainResult
+from gpu_worker.contract.jobs import (
+    CheckTemplate,
+    InspectPhotos,
+    MakePortraits,
+    PhotoRef,
+    Sitter,
+    TemplateToPaint,
+    TrainSubject,
+)
 from gpu_worker.engine_child import Runner
 from gpu_worker.engine_jobs import load_checks, load_renders
 from gpu_worker.engine_messages import Run
@@ -92,8 +101,6 @@ def test_a_templates_faces_are_given_as_shares_of_the_picture(
 
 
 def test_a_template_that_cannot_serve_is_refused_with_the_reason(checks: Runner, tmp_path: Path) -> None:
-    from PIL import Image
-
     grey = tmp_path / "grey.jpg"
     Image.new("RGB", (640, 480), "grey").save(grey)
     text = tmp_path / "text.jpg"
@@ -118,7 +125,14 @@ def test_a_subject_and_portraits_come_out_as_files_and_numbers(
     )
     (request.folder / "out").mkdir()
     (request.folder / "checkpoints").mkdir()
-    trained = renders(request.model_copy(update={"job": train, "prefix": "users/u1/s/1-1"}), tell)
+    told: list[Progress] = []
+    trained = renders(request.model_copy(update={"job": train, "prefix": "users/u1/s/1-1"}), told.append)
+    (look,) = [progress.preview for progress in told if progress.stage is Stage.PREVIEW and progress.preview]
+    first_train = next(n for n, progress in enumerate(told) if progress.stage is Stage.TRAIN)
+    assert Stage.PREVIEW not in {progress.stage for progress in told[first_train:]}
+    assert look.parent == request.folder
+    with Image.open(look) as picture:
+        assert min(picture.size) >= 500
     assert isinstance(trained, TrainResult)
     assert (trained.usable, trained.steps, len(trained.held_out)) == (5, 2, 1)
     assert trained.held_out[0] in {photo.photo_id for photo in trained.photos}
@@ -141,10 +155,32 @@ def test_a_subject_and_portraits_come_out_as_files_and_numbers(
     )
     made = renders(check.model_copy(update={"job": job, "prefix": "users/u1/j/1-1"}), tell)
     assert isinstance(made, PortraitResult)
-    assert [portrait.key for portrait in made.portraits] == [f"users/u1/j/1-1/portrait-{n}.jpg" for n in (1, 2)]
-    assert {path.name for path in (check.folder / "out").iterdir()} == {
-        "portrait-1.jpg",
-        "portrait-2.jpg",
-        "report.json",
-    }
+    names = [f"portrait-{n}.jpg" for n in range(1, len(made.portraits) + 1)]  # one where both are the same picture
+    assert [portrait.key for portrait in made.portraits] == [f"users/u1/j/1-1/{name}" for name in names]
+    assert {path.name for path in (check.folder / "out").iterdir()} == {*names, "report.json"}
     assert made.portraits[0].likeness is not None
+    assert made.portraits[0].scores is not None
+    assert {portrait.seed for portrait in made.portraits} <= {1, 2}
+    assert (made.skipped, made.template_key) == ((), None)
+
+    sitter = Sitter(subject_id="subj01", subject_prefix="users/u1/s/1-1")
+    absent = Sitter(subject_id="subj02", subject_prefix="users/u2/s/1-1")
+    family = template_check(tmp_path / "family", shared_data / "selfies" / "family" / "detection6.jpg")
+    shutil.copytree(request.folder / "out", family.folder / "subjects" / "subj01")
+    (family.folder / "subjects" / "subj02").mkdir()
+    Image.new("RGB", (200, 200)).save(family.folder / "subjects" / "subj02" / "reference.jpg")
+    (family.folder / "out").mkdir()
+    group = job.model_copy(update={"faces": (sitter, absent), "count": 1})
+    made = renders(family.model_copy(update={"job": group, "prefix": "users/u1/j/1-1"}), tell)
+    assert isinstance(made, PortraitResult)
+    assert made.skipped == (SkippedFace(face=1, subject_id="subj02", reason="subject_unreadable"),)
+
+    painted = job.model_copy(
+        update={"template_key": None, "template_to_paint": TemplateToPaint(recipe="id_white", prompt="smile")}
+    )
+    (family.folder / "template.jpg").unlink()
+    made = renders(family.model_copy(update={"job": painted, "prefix": "users/u1/j/1-1"}), told.append)
+    assert isinstance(made, PortraitResult)
+    assert made.template_key == "users/u1/j/1-1/template.jpg"
+    assert (family.folder / "out" / "template.jpg").is_file()
+    assert Stage.PAINT_TEMPLATE in {progress.stage for progress in told}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from PIL import Image
 
 from engine.config import PortraitConfig
-from engine.diffusion import InpaintRequest
+from engine.diffusion import InpaintRequest, Painting
 from engine.errors import FusionFailed, NoFaceInTemplate, UnreadablePicture
 from engine.images import read_photo
 from engine.models.dlib_faces import DlibDetector, DlibFaceId
@@ -158,33 +157,32 @@ def test_a_fusion_that_fails_for_one_face_is_noted_not_skipped(
     assert any("face fusion skipped: turned too far" in note for note in report.notes)
 
 
-@pytest.mark.parametrize("is_harmful", [True, False])
-def test_the_harmonising_pass_runs_once_and_is_taken_back_where_it_harms(
-    config: PortraitConfig, people: dict[str, SubjectFiles], couple: Photo, is_harmful: bool
+def test_the_harmonising_pass_runs_once_and_leaves_no_new_seam(
+    config: PortraitConfig, people: dict[str, SubjectFiles], couple: Photo
 ) -> None:
     masks: list[np.ndarray] = []
 
-    class Painter:
-        def inpaint(self, request: InpaintRequest, on_step: Callable[[int, int], None] | None = None) -> list[Rgb]:
-            if request.strength > 0:
-                assert request.mask is not None
-                masks.append(request.mask)
+    class Spoiler:
+        def painting(self, request: InpaintRequest, on_step: object = None) -> Painting:
+            assert request.mask is not None
+            masks.append(request.mask)
             wrong = np.clip(request.image.astype(int) + np.array([60, -60, 60]), 0, 255).astype(np.uint8)
-            return [wrong if is_harmful and request.strength > 0 else request.image]
+            return Painting(request.image, [wrong])
 
-    class Painting(MiniProfile):
-        diffusion = Painter()  # type: ignore[assignment]
+    class Spoiling(MiniProfile):
+        diffusion = Spoiler()  # type: ignore[assignment]
 
-    numbers = config.with_changes(first_diffusion=False, second_diffusion=True, second_strength=0.001)
+    numbers = config.with_changes(second_diffusion=True)
+    who = [people["b"], people["a"]]
     seen: list[Stage] = []
-    report = make_portraits(
-        [people["b"], people["a"]], couple, Painting("cpu"), numbers, lambda progress: seen.append(progress.stage)
-    )
+    report = make_portraits(who, couple, Spoiling("cpu"), numbers, lambda progress: seen.append(progress.stage))
     assert seen.count(Stage.HARMONISE) == 2  # begun and ended once, for both faces
     assert len(masks) == 3  # a second pass for each face, and the joins
     assert 0 < masks[-1].mean() < 0.6
-    assert any("0% of the harmonising" in note for note in report.notes) == is_harmful
     assert report.changed_outside_mask == 0
+    without = make_portraits(who, couple, Spoiling("cpu"), numbers.with_changes(harmonise=False))
+    assert len(masks) == 5
+    assert report.seam["final"] <= 1.05 * without.seam["final"]
 
 
 def test_the_band_follows_every_face_and_leaves_its_middle(profile: MiniProfile, couple: Photo) -> None:

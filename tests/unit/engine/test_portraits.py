@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from engine.config import PortraitConfig, Style, portrait_style
-from engine.diffusion import InpaintRequest
+from engine.diffusion import InpaintRequest, Painting
 from engine.errors import FusionFailed, NoFaceInTemplate, Stopped, UnreadablePicture
 from engine.images import read_photo
 from engine.models.dlib_faces import DlibDetector, DlibFaceId
@@ -99,12 +99,10 @@ def test_candidates_come_best_first_with_their_scores_and_none_twice(
     class Helpful:
         """Leaves the face alone; the further the seed, the stronger the grain."""
 
-        def inpaint(self, request: InpaintRequest, on_step: object = None) -> list[Rgb]:
+        def painting(self, request: InpaintRequest, on_step: object = None) -> Painting:
             grain = np.random.default_rng(0).normal(0, 1, request.image.shape)
-            return [
-                np.clip(request.image + grain * k * (request.strength > 0), 0, 255).astype(np.uint8)
-                for k in (4, 1, 1)[: request.count]
-            ]
+            pictures = [np.clip(request.image + grain * k, 0, 255).astype(np.uint8) for k in (4, 1, 1)]
+            return Painting(request.image, pictures[: request.count])
 
     class Grainy(MiniProfile):
         diffusion = Helpful()  # type: ignore[assignment]
@@ -125,8 +123,8 @@ def test_candidates_come_best_first_with_their_scores_and_none_twice(
 
 def test_a_diffusion_that_costs_likeness_is_taken_back_and_said(subject: Path, template: Photo) -> None:
     class Smearing:
-        def inpaint(self, request: InpaintRequest, on_step: object = None) -> list[Rgb]:
-            return [request.image if request.strength == 0 else cv2.blur(request.image, (25, 25))]
+        def painting(self, request: InpaintRequest, on_step: object = None) -> Painting:
+            return Painting(request.image, [cv2.blur(request.image, (25, 25))])
 
     class Harmful(MiniProfile):
         diffusion = Smearing()  # type: ignore[assignment]
