@@ -235,11 +235,11 @@ class Actor:
         await self._store.library.set_favourite(portrait_id, is_favourite=is_favourite)
         if page:
             return [a.Tell(await self._lookups.answer(a.LookUp("results", page)), in_place=True)]
-        self._alert = r.FavouriteSet(is_favourite)
         job = await self._store.jobs.get(portrait.job_id)
         ready = await outcome(self._store, self._lookups, job) if job else None
         if isinstance(ready, r.PortraitsReady) and ready.portraits[0].portrait_id == portrait_id:
             return [a.Tell(ready, in_place=True)]
+        self._alert = r.FavouriteSet(is_favourite)
         return []
 
     async def _own_job(self, job_id: str) -> StoredJob | None:
@@ -284,7 +284,7 @@ class Actor:
             return self._answer(refusal)
         match what:
             case "portrait":
-                await self._delete_portrait(thing_id)
+                return await self._delete_portrait(thing_id)
             case "template":
                 await self._stop_jobs_with(thing_id)
                 key = own_template_key(self._user_id, thing_id)
@@ -297,13 +297,21 @@ class Actor:
                 self._drop_photos(photos)
         return [a.Tell(r.Deleted(what), in_place=what == "subject")]
 
-    async def _delete_portrait(self, portrait_id: str) -> None:
-        portrait = await self._store.library.portrait(portrait_id)
+    async def _delete_portrait(self, portrait_id: str) -> list[a.Telling]:
+        """The messages that show it go too; a card with several candidates shows those that are left."""
+        library = self._store.library
+        portrait = await library.portrait(portrait_id)
         assert portrait, "the caller has just seen it"
+        best, *others = await library.portraits_of_job(portrait.job_id)
         self.aftermath.blobs.append(portrait.view.key)
-        if len(await self._store.library.portraits_of_job(portrait.job_id)) == 1:
-            self.aftermath.messages += await self._store.library.messages_of_portraits(portrait.job_id)
-        await self._store.library.delete("portrait", portrait_id)
+        await library.delete("portrait", portrait_id)
+        left = tuple(self._lookups.view(one) for one in others if one.view.portrait_id != portrait_id)
+        if best.view.portrait_id == portrait_id:
+            self.aftermath.messages += await library.messages_of_portraits(portrait.job_id)
+            self.aftermath.messages += [self._incoming.pressed] if self._incoming.pressed else []
+        elif left:
+            return [a.Tell(r.OtherCandidates(portrait.job_id, left), in_place=True)]
+        return [a.Tell(r.Deleted("portrait"), in_place=best.view.portrait_id != portrait_id)]
 
     async def _stop_jobs_with(self, thing_id: str) -> None:
         """Portraits in or of it, and a training on the photos that are kept with it."""
@@ -323,6 +331,7 @@ class Actor:
         return self._answer(await take_report(self._store, settings, self._user_id, portrait_id, self._now))
 
     async def _forget(self, _: a.Forget) -> list[a.Telling]:
+        self._parts.erasing.add((self._address.platform, self._address.person))
         self.aftermath.forgotten = await self._store.people.forget(self._user_id)
         return [a.Tell(r.Forgotten(DeletionReceipt(self.aftermath.forgotten.counts)))]
 

@@ -103,6 +103,7 @@ class Bot:
                 return None
             self.parts.relay_wanted.set()
             await self._afterwards(handled)
+            self.parts.erasing.discard((platform, person))
             if isinstance(incoming.said, SentPicture | PictureNotTaken):
                 self._answer_when_quiet(platform, person)
             else:
@@ -111,6 +112,8 @@ class Bot:
             reference = new_reference()
             logger.exception("an event could not be handled (%s)", reference)
             return await self._apologise(incoming, r.Apology(reference))
+        finally:
+            self.parts.erasing.discard((platform, person))
         return handled.alert
 
     async def settle_guild(self, place: Place, change: Callable[[GuildRules], GuildRules]) -> GuildRules | None:

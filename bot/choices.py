@@ -77,7 +77,7 @@ def _ready(reply: r.PortraitsReady) -> Rows:
         this = portrait.portrait_id
         rows.append(_row(Choice("again", reply.job_id), Choice("more", this)))
         rows.append((_favourite(portrait), Button(Choice("original", this))))
-        rows.append(_row(Choice("delete_portrait", this)))
+        rows.append(_row(Choice("report", this), Choice("delete_portrait", this)))
     others = (Button(Choice("others", reply.job_id), reply.others),) if reply.others else ()
     return (*rows, (*others, Button(Choice("gallery"))))
 
@@ -122,7 +122,7 @@ def _results(reply: r.Results) -> Rows:
     for portrait in reply.portraits:
         this = portrait.portrait_id
         rows.append((_favourite(portrait, f"{kind}{reply.page}"), Button(Choice("original", this))))
-        rows.append(_row(Choice("more", this), Choice("delete_portrait", this)))
+        rows.append(_row(Choice("more", this), Choice("report", this), Choice("delete_portrait", this)))
     if reply.only_favourites:
         rows.append(_row(Choice("results", "0"), Choice("gallery")))
     elif reply.favourites:

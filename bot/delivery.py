@@ -63,7 +63,7 @@ class Delivery:
         async with self._parts.locks.held("answer", platform, person):
             async with self._parts.db.transaction() as store:
                 turns = await store.turns.unsaid(platform, person)
-            if not turns or platform not in self._parts.chats:
+            if not turns or platform not in self._parts.chats or (platform, person) in self._parts.erasing:
                 return
             try:
                 await self._say_turns(turns)

@@ -87,7 +87,8 @@ def new_reference() -> str:
 class Parts:
     """Wired in bot/app.py, passed to whatever needs them.
 
-    `workers` is what the reconciler last counted; `forgotten` are users whose workers may still write something late.
+    `workers` is what the reconciler last counted; `erasing` are people (platform, person) whose receipt is not complete
+    yet, so nothing is said to them; `forgotten` are users whose workers may still write something late.
     """
 
     settings: Settings
@@ -103,4 +104,5 @@ class Parts:
     tasks: Tasks = field(default_factory=Tasks)
     relay_wanted: asyncio.Event = field(default_factory=asyncio.Event)
     workers: Workers = field(default_factory=lambda: Workers(0))
+    erasing: set[tuple[str, str]] = field(default_factory=set)
     forgotten: dict[str, datetime] = field(default_factory=dict)

@@ -201,8 +201,10 @@ class FakeDiscord:
         where = "guild" if message.is_ephemeral else "dm"
         return await self._interact(user, COMPONENT, data, message=message, where=where)
 
-    async def submit(self, user: str, dialog: Json, files: dict[str, list[Json]], **more: Any) -> Interaction:
-        """Fills in a dialog: files by upload, every box ticked."""
+    async def submit(
+        self, user: str, dialog: Json, files: dict[str, list[Json]], words: dict[str, str] | None = None, **more: Any
+    ) -> Interaction:
+        """Fills in a dialog: files by upload, words by field, every box ticked."""
         fields, attachments = [], {}
         for label in dialog["components"]:
             asked = label.get("component", {})
@@ -211,6 +213,11 @@ class FakeDiscord:
                 assert asked.get("min_values", 1) <= len(chosen) <= asked.get("max_values", 1)
                 attachments |= {file["id"]: file for file in chosen}
                 values = [file["id"] for file in chosen]
+            elif asked.get("type") == 4:
+                typed = (words or {}).get(asked["custom_id"], "")
+                assert bool(typed) or not asked.get("required", True)
+                fields.append({"type": 18, "component": {**asked, "value": typed}})
+                continue
             elif asked.get("type") == 22:
                 values = [option["value"] for option in asked["options"]]
             else:

@@ -106,7 +106,7 @@ PHRASES: dict[str, str] = {
     "own.ask.how": "One that shows a face clearly; yours goes in its place. Only you will see this template. /cancel "
     "to leave it.",
     "own.checking": "⏳ Looking for a face in your picture …",
-    "own.ready": "I can use it: one face found.|I can use it: {n} faces found. Yours replaces the largest.",
+    "own.ready": "I can use it: one face found.|I can use it: {n} faces found. You choose who goes where.",
     "own.refused.title": "This picture cannot be a template",
     # lists
     "results.none.title": "No portraits yet",

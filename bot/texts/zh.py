@@ -97,7 +97,7 @@ PHRASES: dict[str, str] = {
     "own.ask.title": "请把你的图片发给我",
     "own.ask.how": "图里要有一张清晰的脸，你的脸会替换它。只有你能看到这个模板。/cancel 放弃。",
     "own.checking": "⏳ 正在图中找脸……",
-    "own.ready": "可以用：找到 1 张脸。|可以用：找到 {n} 张脸，会替换最大的那张。",
+    "own.ready": "可以用：找到 1 张脸。|可以用：找到 {n} 张脸，由你选择谁在哪张脸。",
     "own.refused.title": "这张图不能用作模板",
     "results.none.title": "还没有写真",
     "results.none.how": "用 /portrait 来一张吧。",

@@ -122,11 +122,11 @@ async def studio(tmp_path: Path) -> AsyncIterator[Studio]:
         valkey.stop()
 
 
-def selfie(number: int) -> bytes:
+def selfie(number: int, size: tuple[int, int] = (400, 400)) -> bytes:
     """Any picture: the stand-in engine finds every face."""
     noise = np.random.default_rng(number).integers(0, 255, (40, 40, 3), dtype=np.uint8)
     out = io.BytesIO()
-    Image.fromarray(noise).resize((400, 400)).save(out, "JPEG")
+    Image.fromarray(noise).resize(size).save(out, "JPEG")
     return out.getvalue()
 
 

@@ -11,9 +11,10 @@ from PIL import Image
 
 from bot import replies as r
 from bot.dialogue import Filled
+from bot.domain import MessageRef
 from bot.replies import Choice
 from gpu_worker.contract.jobs import MakePortraits, TrainSubject
-from tests.bot_bench import BEN, BotBench, bot_bench
+from tests.bot_bench import ANNA, BEN, BotBench, bot_bench
 from tests.valkey import ValkeyServer
 
 
@@ -51,8 +52,7 @@ async def test_a_favourite_is_marked_where_it_was_pressed_and_listed_by_itself(b
     first, _ = await bench.portrait(), await bench.portrait()
     shown = next(message_id for message_id, reply in bench.chat.shown.items() if reply == first)
     this = first.portraits[0].portrait_id
-    answer = await bench.press(Choice("favourite", this), message_id=shown)
-    assert answer == r.FavouriteSet(True)
+    assert await bench.press(Choice("favourite", this), message_id=shown) is None
     marked = bench.chat.shown[shown]
     assert isinstance(marked, r.PortraitsReady)
     assert marked.portraits[0].is_favourite
@@ -92,7 +92,10 @@ async def test_the_best_candidate_is_shown_and_the_others_behind_a_button(bench:
     others = bench.chat.last(r.OtherCandidates).portraits
     assert len(others) == 2
     assert await bench.press(Choice("favourite", others[1].portrait_id)) == r.FavouriteSet(True)
-    await bench.press(Choice("delete_portrait", ready.portraits[0].portrait_id))
+    shown = last_message(bench, r.PortraitsReady)
+    await bench.press(Choice("delete_portrait", ready.portraits[0].portrait_id), message_id=shown)
+    await bench.settle()
+    assert shown in bench.chat.deleted, "what shows a deleted portrait is deleted"
     await bench.ask("results")
     results = bench.chat.last(r.Results)
     assert results.pages == 2, "the second best took the place of the best, and there is a favourite"
@@ -306,3 +309,19 @@ async def test_forgetting_is_asked_twice(bench: BotBench) -> None:
 
 def last_message(bench: BotBench, kind: type) -> str:
     return [message_id for message_id, reply in bench.chat.shown.items() if isinstance(reply, kind)][-1]
+
+
+async def test_the_receipt_waits_for_what_it_lists(bench: BotBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer to something before may be on its way while messages are being deleted."""
+    delete = bench.chat.delete
+
+    async def meanwhile(ref: MessageRef) -> bool:
+        await bench.bot.delivery.answer(ANNA.platform, ANNA.person)
+        return await delete(ref)
+
+    monkeypatch.setattr(bench.chat, "delete", meanwhile)
+    await bench.ask("help")
+    await bench.ask("forget")
+    await bench.push(r.ConfirmForget, "forget_yes")
+    await bench.push(r.ConfirmForgetAgain, "forget_sure")
+    assert bench.chat.last(r.Forgotten).receipt.counts["messages"] >= 2
