@@ -14,6 +14,7 @@ from bot.db.people import ForgottenUser
 from bot.db.store import Store
 from bot.dialogue import AwaitingTemplatePicture, ConfirmingForget, Dialogue, Pressed, Step
 from bot.domain import DeletionReceipt, JobStatus, MessageRef, Person, StoredJob
+from bot.export import Wish
 from bot.lookups import Lookups
 from bot.ordering import Ordering
 from bot.outcomes import outcome
@@ -35,6 +36,7 @@ class Aftermath:
     jobs: list[StoredJob] = field(default_factory=list)
     messages: list[MessageRef] = field(default_factory=list)
     forgotten: ForgottenUser | None = None
+    export: Wish | None = None
 
 
 def picture_key(dialogue: Dialogue, user_id: str, picture_id: str) -> str:
@@ -96,6 +98,8 @@ class Actor:
             a.Delete: self._delete,
             a.UseSubject: self._use_subject,
             a.Report: self._report,
+            a.Keep: self._keep,
+            a.Export: self._export,
             a.Forget: self._forget,
         }
         return await acts[type(order)](order)
@@ -104,7 +108,10 @@ class Actor:
         return [a.Tell(order.reply, in_place=True)] if self._incoming.pressed else []
 
     async def _look_up(self, order: a.LookUp) -> list[a.Telling]:
-        return self._answer(await self._lookups.answer(order), in_place=order.in_place)
+        reply = await self._lookups.answer(order)
+        if isinstance(reply, r.Privacy):
+            reply = replace(reply, terms=self._parts.settings.terms)
+        return self._answer(reply, in_place=order.in_place)
 
     # --- photos ---
 
@@ -329,6 +336,16 @@ class Actor:
     async def _report(self, order: a.Report) -> list[a.Telling]:
         settings, portrait_id = self._parts.settings, order.portrait_id
         return self._answer(await take_report(self._store, settings, self._user_id, portrait_id, self._now))
+
+    async def _keep(self, _: a.Keep) -> list[a.Telling]:
+        portraits, models = await self._store.expiry.keep(self._user_id, self._now)
+        if not portraits and not models:
+            return self._answer(r.OutOfDate())
+        return [a.Tell(r.Kept(portraits, models), in_place=True)]
+
+    async def _export(self, _: a.Export) -> list[a.Telling]:
+        self.aftermath.export = Wish(self._user_id, self._address, self._incoming.language)
+        return [a.Tell(r.Exporting())]
 
     async def _forget(self, _: a.Forget) -> list[a.Telling]:
         self._parts.erasing.add((self._address.platform, self._address.person))

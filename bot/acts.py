@@ -202,6 +202,16 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Keep:
+    """Nothing of what the person was warned of is deleted yet."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Everything that is stored about the person, as files."""
+
+
+@dataclass(frozen=True)
 class Forget:
     pass
 
@@ -230,6 +240,8 @@ Order = (
     | Delete
     | UseSubject
     | Report
+    | Keep
+    | Export
     | Forget
 )
 Act = Telling | Order

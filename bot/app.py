@@ -20,6 +20,7 @@ from bot.db.migrate import upgrade
 from bot.delivery import Delivery, Painter
 from bot.dialogue import PictureNotTaken, SentPicture, storable
 from bot.erasure import erase
+from bot.export import Wish, export
 from bot.guilds import GuildRules, Place
 from bot.intake import Intake
 from bot.job_events import EventReader
@@ -175,7 +176,15 @@ class Bot:
             said = replace(handled.turn, tellings=(pack_telling(Tell(r.Forgotten(receipt))),))
             async with self.parts.db.transaction() as store:
                 await store.turns.amend(said)
+        if wish := handled.aftermath.export:
+            self.parts.tasks.begin("exporting", self._export(wish))
         self.parts.tasks.begin("cleaning up", clean_up(self.parts, handled))
+
+    async def _export(self, wish: Wish) -> None:
+        """One at a time: archives take memory."""
+        async with self.parts.locks.held("export"):
+            await export(self.parts, wish)
+        await self.delivery.answer(wish.address.platform, wish.address.person)
 
     def _answer_when_quiet(self, platform: str, person: str) -> None:
         """Albums come photo by photo with no end mark: the answer waits until no more come."""

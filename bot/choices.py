@@ -215,7 +215,8 @@ _ROWS: dict[type, Callable[[Any], Rows]] = {
     r.AdminReport: lambda reply: (
         _row(*(Choice(f"admin_{how}", reply.report_id) for how in ("dismiss", "delete", "block"))),
     ),
-    r.Privacy: _always(_row(Choice("forget"))),
+    r.Privacy: _always(_row(Choice("export"), Choice("forget"))),
+    r.Expiring: _always(_row(Choice("keep"), Choice("results"))),
     r.ConfirmForget: _always(_row(Choice("forget_yes"), Choice("forget_no"))),
     r.ConfirmForgetAgain: _always(_row(Choice("forget_no")), _row(Choice("forget_sure"))),
 }

@@ -302,10 +302,52 @@ class ConfirmDeleteSubject:
 
 
 @dataclass(frozen=True)
+class Terms:
+    """For how many days things are kept, and how long before their end a person is told."""
+
+    collections: float = 2
+    portraits: float = 30
+    models: float = 90
+    warning: float = 3
+
+
+@dataclass(frozen=True)
 class Privacy:
     photos: int
     subjects: tuple[Subject, ...]
     portraits: int
+    terms: Terms = Terms()
+
+
+@dataclass(frozen=True)
+class Exporting:
+    """The person's data are being packed."""
+
+
+@dataclass(frozen=True)
+class ExportPart:
+    """An archive with the person's data, the `number`th of `count`."""
+
+    key: str
+    number: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Expiring:
+    """What will be deleted in so many days unless the person says no."""
+
+    portraits: int
+    models: tuple[str, ...]
+    days: float
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What was to be deleted begins its time anew."""
+
+    portraits: int
+    models: int
 
 
 @dataclass(frozen=True)
@@ -426,6 +468,10 @@ Reply = (
     | AskName
     | ConfirmDeleteSubject
     | Privacy
+    | Exporting
+    | ExportPart
+    | Expiring
+    | Kept
     | ConfirmForget
     | ConfirmForgetAgain
     | Forgotten

@@ -9,7 +9,13 @@ from datetime import datetime, timedelta
 
 from redis.exceptions import RedisError
 
+from bot import replies as r
+from bot.acts import Tell
 from bot.db.store import Store
+from bot.db.turns import UnsaidTurn
+from bot.domain import new_id
+from bot.export import EXPORTS
+from bot.packing import pack_telling
 from bot.parts import Parts
 from gpu_worker.contract.blobs import photo_key, subject_prefix
 
@@ -30,6 +36,7 @@ class Retention:
         while not stop.is_set():
             self.wanted.clear()
             try:
+                await self.warn()
                 await self.expire()
                 await self.sweep_blobs()
             except (RedisError, OSError) as error:
@@ -47,18 +54,38 @@ class Retention:
                 stored = await store.collections.get(session_id)
                 photos = await store.collections.drop(session_id)
                 blobs += [photo_key(stored.user_id, photo) for photo in photos] if stored else []
-            for portrait_id in await store.library.portraits_before(now - timedelta(days=settings.keep_portraits_days)):
+            warned = now - timedelta(days=settings.warn_days)
+            for portrait_id in await store.expiry.portraits(now - timedelta(days=settings.keep_portraits_days), warned):
                 portrait = await store.library.portrait(portrait_id)
                 blobs += [portrait.view.key] if portrait else []
                 await store.library.delete("portrait", portrait_id)
             unused_since = now - timedelta(days=settings.keep_subjects_days)
-            for user_id, subject_id in await store.library.subjects_unused_since(unused_since):
+            for user_id, subject_id in await store.expiry.subjects(unused_since, warned):
                 blobs.append(subject_prefix(user_id, subject_id))
                 photos = await store.library.delete_subject(subject_id)
                 blobs += [photo_key(user_id, photo) for photo in photos]
             await _expire_records(store, now)
         for key in blobs:
             await self._parts.blobs.delete_prefix(key)
+
+    async def warn(self) -> None:
+        """Tells everybody what of theirs will be deleted soon. Who cannot be written to is not waited for."""
+        settings, now = self._parts.settings, self._parts.clock()
+        soon = timedelta(days=settings.warn_days)
+        async with self._parts.db.transaction() as store:
+            doomed = await store.expiry.to_warn_of(
+                now + soon - timedelta(days=settings.keep_portraits_days),
+                now + soon - timedelta(days=settings.keep_subjects_days),
+                now,
+            )
+            for user_id, what in doomed.items():
+                address = await store.operations.address_of_user(user_id)
+                known = await store.people.find(address) if address else None
+                if address and known:
+                    reply = r.Expiring(what.portraits, tuple(what.models), settings.warn_days)
+                    telling = pack_telling(Tell(reply))
+                    turn = UnsaidTurn(f"expiry:{new_id()}", address, known.language, (telling,), None)
+                    await store.turns.add(turn, now)
 
     async def sweep_blobs(self) -> int:
         """Deletes users' blobs that no row knows, seen so twice: a blob is always written before its row."""
@@ -84,6 +111,7 @@ async def _expire_records(store: Store, now: datetime) -> None:
     await store.jobs.delete_sent_before(now - _EVENTS_KEPT)
     await store.jobs.delete_final_before(now - _JOBS_KEPT)
     await store.collections.delete_trained_before(now - _JOBS_KEPT)
+    await store.operations.delete_grants_before(now - _EVENTS_KEPT)
 
 
 async def _owned(store: Store) -> dict[str, set[str]]:
@@ -94,6 +122,7 @@ async def _owned(store: Store) -> dict[str, set[str]]:
         "templates": await store.library.all_ids("template"),
         "subjects": await store.library.all_ids("subject") | training,
         "jobs": await store.jobs.living_ids(),
+        EXPORTS: set(),  # fetched by now, or asked for again
     }
 
 

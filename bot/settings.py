@@ -12,6 +12,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from bot.domain import Platform
+from bot.replies import Terms
 
 _MOST = 1_000_000  # of anything that a person may have or do
 _MOST_BYTES = 2_000_000_000  # of a file or its pixels: what one process can hold
@@ -105,6 +106,9 @@ class Settings(BaseSettings):
     keep_subjects_days: float = Field(
         90, gt=0, le=_CENTURY_DAYS, description="Trained models are deleted when unused for this time."
     )
+    warn_days: float = Field(
+        3, gt=0, le=_CENTURY_DAYS, description="People are told that something expires this long before."
+    )
     job_attempts: int = Field(
         5, ge=1, le=20, description="Times that a lost job is started before it counts as failed."
     )
@@ -124,6 +128,11 @@ class Settings(BaseSettings):
     def admin_list(self) -> tuple[tuple[str, str], ...]:
         """(platform, person) of each."""
         return tuple((word.partition(":")[0], word.partition(":")[2]) for word in self.admins.replace(",", " ").split())
+
+    @property
+    def terms(self) -> Terms:
+        """What /privacy says of how long things are kept."""
+        return Terms(self.keep_collections_days, self.keep_portraits_days, self.keep_subjects_days, self.warn_days)
 
     @property
     def database(self) -> str:

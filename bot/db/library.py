@@ -118,12 +118,9 @@ class Library:
         return await self._session.scalar(select(t.Subject.prefix).where(t.Subject.id == subject_id))
 
     async def subject_used(self, subject_id: str, now: datetime) -> None:
-        await self._session.execute(update(t.Subject).where(t.Subject.id == subject_id).values(used_at=now))
-
-    async def subjects_unused_since(self, moment: datetime) -> list[tuple[str, str]]:
-        """(user, subject)"""
-        rows = await self._session.execute(select(t.Subject.user_id, t.Subject.id).where(t.Subject.used_at < moment))
-        return [(user_id, subject_id) for user_id, subject_id in rows]
+        await self._session.execute(
+            update(t.Subject).where(t.Subject.id == subject_id).values(used_at=now, warned_at=None)
+        )
 
     # --- templates of one's own ---
 
@@ -221,9 +218,6 @@ class Library:
         await self._session.execute(
             update(t.Portrait).where(t.Portrait.id == portrait_id).values(is_favourite=is_favourite)
         )
-
-    async def portraits_before(self, moment: datetime) -> list[str]:
-        return list(await self._session.scalars(select(t.Portrait.id).where(t.Portrait.created_at < moment)))
 
     async def messages_of_portraits(self, job_id: str) -> list[MessageRef]:
         """The messages that show a job's portraits."""

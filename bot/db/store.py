@@ -5,11 +5,13 @@ from __future__ import annotations
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot.db.collections import Collections
+from bot.db.expiry import Expiry
 from bot.db.jobs import Jobs
 from bot.db.library import Library
 from bot.db.mail import Mail
 from bot.db.operations import Operations
 from bot.db.people import People
+from bot.db.records import Records
 from bot.db.turns import Turns
 
 
@@ -24,3 +26,5 @@ class Store:
         self.library = Library(session)
         self.mail = Mail(session)
         self.operations = Operations(session)
+        self.expiry = Expiry(session)
+        self.records = Records(session)

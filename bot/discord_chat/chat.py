@@ -249,7 +249,7 @@ class DiscordChat:
         room, is_too_big = MAX_REQUEST_BYTES, False
         for key, name, found in [
             *((key, name, pictures) for key, name in zip(card.pictures, _names(card.pictures), strict=True)),
-            *((key, f"portrait{PurePath(key).suffix}", originals) for key in card.files),
+            *((key, _file_name(key), originals) for key in card.files),
         ]:
             data = await self._blob(key)
             if len(data) > min(MAX_FILE_BYTES, room):
@@ -288,6 +288,12 @@ def _view(card: Card, text: str, pictures: list[str], originals: list[discord.Fi
     view.add_item(container)
     view.stop()  # the library need not remember it: presses are known by their custom ids
     return view
+
+
+def _file_name(key: str) -> str:
+    """An archive keeps its name; a picture's is nobody's business."""
+    path = PurePath(key)
+    return path.name if path.suffix == ".zip" else f"portrait{path.suffix}"
 
 
 def _names(keys: tuple[str, ...]) -> list[str]:

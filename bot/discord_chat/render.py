@@ -143,7 +143,13 @@ def _pictures(reply: Reply) -> tuple[str, ...]:
 
 
 def _files(reply: Reply) -> tuple[str, ...]:
-    return (reply.portrait.key,) if isinstance(reply, r.OriginalFile) else ()
+    match reply:
+        case r.OriginalFile(portrait=portrait):
+            return (portrait.key,)
+        case r.ExportPart(key=key):
+            return (key,)
+        case _:
+            return ()
 
 
 def _keys(portraits: tuple[PortraitView, ...]) -> tuple[str, ...]:

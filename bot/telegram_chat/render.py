@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
+from pathlib import PurePath
 
 from telegram import InlineKeyboardButton, InlineKeyboardMarkup
 
@@ -83,6 +84,8 @@ class Renderer:
                 | r.Results(portraits=portraits)
             ):
                 return self._portraits(portraits, reply)
+            case r.ExportPart(key=key):
+                return [File(key, PurePath(key).name, self._html(reply, MAX_CAPTION), self._keyboard(reply))]
             case r.OriginalFile(portrait=portrait):
                 name = f"portrait-{portrait.portrait_id}.jpg"
                 return [File(portrait.key, name, self._html(reply, MAX_CAPTION), self._keyboard(reply))]

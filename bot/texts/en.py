@@ -165,12 +165,25 @@ PHRASES: dict[str, str] = {
     "quota.again": "The next one is possible in {time}.",
     "privacy.title": "Your data",
     "privacy.stored": "Stored now: {counts}.",
-    "privacy.use": "Photos are used for one thing: your own model. Nobody else can use it or see your portraits, and "
-    "nothing of yours trains anything else.",
-    "privacy.kept": "Photos are deleted after a successful training, unfinished collections after some days, portraits "
-    "and unused models after some weeks.",
-    "privacy.erase": "/forget deletes all of it at once: photos, models, face measurements, portraits, orders, and my "
-    "messages as far as the chat permits.",
+    "privacy.use": "Photos are used for one thing: your own model. Nobody else can use it, and nothing of yours trains "
+    "anything else. Nobody else sees your portraits, except those who run this bot when you report one.",
+    "privacy.kept": "Photos are deleted after a successful training unless you choose to keep them for a retraining, "
+    "and after {collections} days without a training. Portraits are deleted after {portraits} days, models after "
+    "{models} days without use; I tell you {warning} days before, and one press keeps them.",
+    "privacy.sealed": "Photos, models and portraits are stored encrypted under a key of your own.",
+    "privacy.erase": "/forget deletes all of it at once: photos, models, face measurements, portraits, orders, your "
+    "key, and my messages as far as the chat permits.",
+    "privacy.remains": "What stays after that: the numbers of handled messages for three days, without your name; and "
+    "if whoever runs this bot has blocked you, that.",
+    "exporting.title": "I am packing your data",
+    "exporting.how": "They come as a file within a few minutes. If not, press the button again.",
+    "export.title": "Your data",
+    "export.part": "Your data, part {number} of {count}",
+    "export.how": "Pictures as they are stored, and everything else in data.json. The models themselves are of no use "
+    "outside of this bot and are not in it.",
+    "expiring.title": "To be deleted in {days} days",
+    "expiring.how": "Save what you like, or press “Keep” and the time begins anew.",
+    "kept.title": "Kept: {what}.",
     "forget.title": "Delete everything?",
     "forget.what": "{counts}, your orders and my messages. This cannot be undone.",
     "forget.again.title": "Really everything?",
@@ -350,6 +363,8 @@ LABELS: dict[str, str] = {
     "forget_yes": "Yes, delete everything",
     "forget_sure": "Delete for good",
     "forget_no": "No, keep it",
+    "export": "Export my data",
+    "keep": "Keep",
     "report": "Report",
     "report.n": "Report {n}",
     "admin_dismiss": "Dismiss",

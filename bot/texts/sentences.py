@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from bot import replies as r
@@ -309,13 +309,38 @@ def _favourite(reply: r.FavouriteSet, book: Phrasebook, _: Language) -> list[str
 
 def _privacy(reply: r.Privacy, book: Phrasebook, _: Language) -> list[str]:
     stored = book.phrase("privacy.stored", counts=_owned(reply.photos, len(reply.subjects), reply.portraits, book))
-    rest = ("privacy.use", "privacy.kept", "privacy.erase")
-    return [book.phrase("privacy.title"), stored, *(book.phrase(key) for key in rest), book.phrase("help.made")]
+    kept = {what: f"{days:g}" for what, days in asdict(reply.terms).items()}
+    rest = ("privacy.use", "privacy.sealed", "privacy.erase")
+    return [
+        book.phrase("privacy.title"),
+        stored,
+        book.phrase("privacy.kept", **kept),
+        *(book.phrase(key) for key in rest),
+        book.phrase("privacy.remains"),
+        book.phrase("help.made"),
+    ]
 
 
 def _owned(photos: int, subjects: int, portraits: int, book: Phrasebook) -> str:
     counts = {"photos": photos, "subjects": subjects, "portraits": portraits}
     return book.separator.join(book.count(what, n) for what, n in counts.items())
+
+
+def _expiring(reply: r.Expiring, book: Phrasebook, _: Language) -> list[str]:
+    counts = [book.count("portraits", reply.portraits)] if reply.portraits else []
+    what = book.separator.join((*counts, *reply.models))
+    return [book.phrase("expiring.title", days=f"{reply.days:g}"), what, book.phrase("expiring.how")]
+
+
+def _kept(reply: r.Kept, book: Phrasebook, _: Language) -> list[str]:
+    counts = {"portraits": reply.portraits, "subjects": reply.models}
+    what = book.separator.join(book.count(name, n) for name, n in counts.items() if n)
+    return [book.phrase("kept.title", what=what)]
+
+
+def _export_part(reply: r.ExportPart, book: Phrasebook, _: Language) -> list[str]:
+    key = "export.title" if reply.count == 1 else "export.part"
+    return [book.phrase(key, number=reply.number, count=reply.count), book.phrase("export.how")]
 
 
 def _confirm_forget(reply: r.ConfirmForget, book: Phrasebook, _: Language) -> list[str]:
@@ -388,6 +413,10 @@ SENTENCES: dict[type, Callable[[Any, Phrasebook, Language], list[str]]] = {
     r.AskName: _ask_name,
     r.ConfirmDeleteSubject: _delete_subject,
     r.Privacy: _privacy,
+    r.Exporting: _fixed("exporting.title", "exporting.how"),
+    r.ExportPart: _export_part,
+    r.Expiring: _expiring,
+    r.Kept: _kept,
     r.ConfirmForget: _confirm_forget,
     r.ConfirmForgetAgain: _fixed("forget.again.title", "forget.again.what"),
     r.Forgotten: _forgotten,

@@ -440,6 +440,8 @@ async def test_old_things_expire(bench: BotBench) -> None:
     await bench.portrait()
     await bench.collect(who=BEN)
     bench.parts.clock = lambda: utc_now() + timedelta(days=100)
+    await bench.bot.retention.warn()
+    bench.parts.clock = lambda: utc_now() + timedelta(days=104)
     await bench.bot.retention.expire()
     assert not [key for key in await bench.parts.blobs.keys("users") if key.endswith((".jpg", ".safetensors"))]
     left = await rows(bench)

@@ -75,6 +75,7 @@ REPLIES: list[Reply] = [
     r.ConfirmDeleteSubject(SUBJECT), r.ConfirmDeleteSubject(SHEET),
     r.Forgotten(DeletionReceipt({"photos": 3, "portraits": 2})), r.Deleted("portrait"), r.NotYours(), r.OutOfDate(),
     r.PrivateChatOnly(), r.NotUnderstood(), r.Apology("a1b2c3"), r.Refused("blocked"),
+    r.Exporting(), r.ExportPart("users/u/exports/e/my-data-1.zip", 1, 2), r.Expiring(3, ("a",) * 5, 2.5), r.Kept(1, 2),
     r.Reported(), r.AdminSays("queue", n=20, lines=("x" * 100,) * 20),
     r.AdminReport("r1", "k", "telegram:1", "now"),
     *(r.PhotoNotTaken(reason, count) for count in (1, 3) for reason in (

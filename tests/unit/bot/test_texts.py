@@ -126,6 +126,11 @@ EXAMPLES: list[Reply] = [
     *(r.Refused(reason) for reason in ("blocked", "role", "channel")),
     *(r.QuotaReached(what, 3, 60) for what in ("guild_trainings", "guild_portraits", "closed")),
     r.Reported(),
+    r.Exporting(),
+    *(r.ExportPart("users/u/exports/e/my-data-1.zip", 1, count) for count in (1, 3)),
+    *(r.Expiring(n, names, 3) for n, names in ((2, ()), (0, ("Anna",)), (1, ("Anna", "Ben")))),
+    r.Kept(1, 0),
+    r.Kept(2, 3),
     *(r.AdminSays(what, "telegram:1", 2, ("x: 1",)) for what in ADMIN_SAYS),
     r.AdminReport("report1", "users/u/jobs/j/p.jpg", "telegram:1", "2026-11-22 12:00"),
 ]
