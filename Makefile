@@ -12,7 +12,7 @@ OUT ?= demo-out
 N ?= 1000000
 SEED ?= 1
 
-.PHONY: help install demo chat test check format fuzz learning-test clean
+.PHONY: help install demo chat test check format fuzz load audit learning-test clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -33,11 +33,12 @@ chat: install  ## the same for a person: a chat page on 127.0.0.1
 test: install  ## all tests
 	$(BIN)/python -m pytest -q
 
-check: install  ## formatting, lint, types, import rules
+check: install  ## formatting, lint, types, import rules, secrets and unsafe code
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/unit/test_security.py
 
 format: install  ## put the code into the house format
 	$(BIN)/ruff format .
@@ -45,6 +46,13 @@ format: install  ## put the code into the house format
 
 fuzz: install  ## feeds a million broken inputs to everything that strangers reach (N=… SEED=…)
 	$(BIN)/python -m tests.fuzz --inputs $(N) --seed $(SEED)
+
+load: install  ## 200 people on one bot, and the queue in a database of a million jobs: prints tables
+	$(BIN)/python -m tests.load
+
+audit: install  ## known holes in the installed packages; asks the advisory database, so it needs the network
+	$(BIN)/python -m pip install --disable-pip-version-check -q 'pip-audit>=2.9,<3'
+	$(BIN)/pip-audit --skip-editable
 
 learning-test: install  ## does the method learn? likeness, merge, control and inpainting, measured on the small model
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m engine.mini.learning_test

@@ -23,6 +23,7 @@ QUALITY = 95
 _MEMORY_BYTES = 1_500_000_000
 _CPU_S = 20
 _STILL_FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF")
+_PHONES_JPEG = "MPO"  # what Pillow calls a JPEG that brings a second picture, as of depth: the first one counts
 _ANIMATED_FORMATS = ("GIF", "PNG", "WEBP", "AVIF")  # a HEIF with several pictures is a photo with its thumbnails
 
 
@@ -43,7 +44,7 @@ def decode(data: bytes, max_pixels: int) -> tuple[bytes, int, int]:
         raise Refused("too_many_pixels")
     if picture.format in _ANIMATED_FORMATS and getattr(picture, "is_animated", False):
         raise Refused("animated")
-    if picture.format not in _STILL_FORMATS:
+    if picture.format not in (*_STILL_FORMATS, _PHONES_JPEG):
         raise Refused("not_a_picture")
     picture.draft("RGB", (LONGEST_SIDE, LONGEST_SIDE))  # JPEG only: decode no larger than needed
     picture.load()

