@@ -53,14 +53,22 @@ def _serve(words: list[str]) -> int:
     except WrongSettings as error:
         print(error, file=sys.stderr)
         return _CANNOT_START
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every request's URL, and the token is part of it
+    _set_up_logs(settings.log_level)
     try:
         asyncio.run(_until_told_to_stop(settings, is_embedded=chosen.embedded))
     except (StartFailure, ServiceFailure, NoMasterKey) as failure:
         print(failure, file=sys.stderr)
         return _CANNOT_START
     return 0
+
+
+def _set_up_logs(level: str) -> None:
+    # Libraries say tokens, addresses and people's words when they are asked to say everything.
+    logging.basicConfig(
+        level="INFO" if level == "DEBUG" else level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("bot").setLevel(level)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every request's URL, and the token is part of it
 
 
 async def _until_told_to_stop(settings: Settings, *, is_embedded: bool) -> None:

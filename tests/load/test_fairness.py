@@ -39,9 +39,9 @@ async def test_a_flood_of_one_chat_does_not_hold_up_another() -> None:
 
 def test_twenty_orders_of_one_person_stand_behind_the_first_of_everybody_and_still_come_up() -> None:
     noon = datetime(2026, 11, 22, 12, tzinfo=UTC)
-    flood = [(queue_score("portrait", noon + timedelta(seconds=n), n), "flood") for n in range(20)]
-    others = [(queue_score("portrait", noon + timedelta(minutes=5, seconds=n), 0), "other") for n in range(10)]
+    flood = [(queue_score(noon + timedelta(seconds=n), n), "flood") for n in range(20)]
+    others = [(queue_score(noon + timedelta(minutes=5, seconds=n), 0), "other") for n in range(10)]
     # People who keep coming do not starve the flood either: its last order is worth so many of its own waits.
-    later = (queue_score("portrait", noon + timedelta(hours=4), 0), "later")
+    later = (queue_score(noon + timedelta(hours=4), 0), "later")
     order = [who for _, who in sorted([*flood, *others, later])]
     assert order == ["flood", *["other"] * 10, *["flood"] * 19, "later"]
