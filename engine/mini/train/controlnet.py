@@ -6,24 +6,20 @@ A batch has four equal parts: one for each net alone, one under all three with r
 Half of the captions are empty, so that the control must be read. OUT/controlnet_<name> are diffusers folders.
 """
 
-import argparse
 import logging
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from diffusers import ControlNetModel, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTokenizer
 
 from engine.mini.architecture import CONTROLS, new_controlnet
-from engine.mini.train.augment import Portraits
-from engine.mini.train.pool import Pool, Writer, encode_chips, filled
-from engine.mini.train.unet import Averages, Masters, Model, new_model
+from engine.mini.train.pool import Pool, filled
+from engine.mini.train.unet import Averages, Masters, Model, material, options
 
 log = logging.getLogger(__name__)
 RATE = 8e-4
@@ -125,37 +121,22 @@ def train_controlnets(
 
 def main() -> None:
     """Command line, see the module."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("chips")
-    parser.add_argument("output", type=Path)
-    parser.add_argument("--tokenizer", default="engine/mini/weights/tokenizer")
-    parser.add_argument("--seconds", type=float, default=120)
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--pool", type=int, default=6144)
-    parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--device", default="cuda")
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    torch.manual_seed(10)
-    portraits = Portraits.load(args.chips, args.device)
-    vae = AutoencoderKL.from_pretrained(args.output / "vae").to(args.device).eval().requires_grad_(False)
-    tokenizer = CLIPTokenizer.from_pretrained(args.tokenizer)
-    writer = Writer(tokenizer, np.load(args.chips)["captions"], seed=22)
-    model = new_model(args.output, tokenizer, args.device, resume=True)
+    args = options(__doc__, seconds=120, pool=6144).parse_args()
+    given = material(args, resume=True, seed=10)
+    model = given.model
     for module in (model.unet, model.text, model.identities):
         module.eval().requires_grad_(False)
     nets = {name: new_controlnet(model.unet).to(args.device) for name in CONTROLS}
     if args.resume:
         nets = {
-            n: ControlNetModel.from_pretrained(args.output / f"controlnet_{n}").to(args.device).train()
+            n: ControlNetModel.from_pretrained(args.output / f"controlnet_{n}", dtype=torch.float32)
+            .to(args.device)
+            .train()
             for n in CONTROLS
         }
-    rng = torch.Generator(args.device).manual_seed(14)
-    empty = torch.tensor(writer.encode(""), device=args.device)
-    train_controlnets(
-        model, nets, lambda n: encode_chips(portraits, vae, writer, n, rng, with_controls=True),
-        args.seconds, args.batch, args.pool, empty,
-    )  # fmt: skip
+    empty = torch.tensor(given.writer.encode(""), device=args.device)
+    make = partial(given.rows, with_controls=True)
+    train_controlnets(model, nets, make, args.seconds, args.batch, args.pool, empty)
     for name, net in nets.items():
         net.save_pretrained(args.output / f"controlnet_{name}")
 

@@ -1,6 +1,6 @@
 """Trains the UNet and the text encoder together.
 
-    python -m engine.mini.train.unet chips.npz OUT --seconds 300 [--resume]
+    python -m engine.mini.train.unet chips.npz OUT --seconds 300 [--resume] [--rate 5e-4]
 
 Noise prediction on the SD1.5 schedule, min-SNR weights (Hang 2023, gamma 8), errors on the face count double, 10 %
 empty captions. Identity has a place in the text: in a caption with the trigger phrase the embedding of "easyphoto"
@@ -33,6 +33,7 @@ from engine.mini.train.pool import Pool, Writer, encode_chips, filled
 
 log = logging.getLogger(__name__)
 RATE = 7e-4
+VECTORS = "identities.pt"
 NAME_SHARE = 0.67
 GAMMA = 8.0
 
@@ -93,7 +94,7 @@ class Model:
 
 
 def new_model(output: Path, tokenizer: CLIPTokenizer, device: str, resume: bool) -> Model:
-    """Fresh, or as saved by an earlier run in `output`."""
+    """Fresh, or as saved by an earlier run in `output`. Vectors of people that were not kept are learned anew."""
     if resume:
         unet = UNet2DConditionModel.from_pretrained(output / "unet", dtype=torch.float32)
         text = CLIPTextModel.from_pretrained(output / "text_encoder", dtype=torch.float32)
@@ -102,8 +103,8 @@ def new_model(output: Path, tokenizer: CLIPTokenizer, device: str, resume: bool)
         text = new_text_encoder(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
     token = tokenizer("easyphoto").input_ids[1]
     identities = Identities(text, token)
-    if resume:
-        identities.load_state_dict(torch.load(output / "identities.pt", weights_only=True))
+    if resume and (output / VECTORS).is_file():
+        identities.load_state_dict(torch.load(output / VECTORS, weights_only=True))
     alphas = DDPMScheduler.from_config(SCHEDULER).alphas_cumprod
     return Model(unet.to(device), text.to(device).train(), identities.to(device), alphas.to(device))
 
@@ -168,7 +169,9 @@ def recorded(unet: UNet2DConditionModel, batch: int) -> Callable[[Tensor, Tensor
     return graphed
 
 
-def train_unet(model: Model, make: Callable[[int], Pool], seconds: float, batch: int, pool_size: int) -> None:
+def train_unet(
+    model: Model, make: Callable[[int], Pool], seconds: float, batch: int, pool_size: int, rate: float
+) -> None:
     """`make(n) -> Pool` gives fresh rows; the pool is renewed by an eighth of the batch each step."""
     device = model.alphas.device
     rng = torch.Generator(device).manual_seed(17)
@@ -181,11 +184,11 @@ def train_unet(model: Model, make: Callable[[int], Pool], seconds: float, batch:
     small = [*model.text.parameters(), *model.identities.parameters()]
     parameters = [*masters.full, *small]
     averages = Averages(parameters)
-    optimizer = torch.optim.AdamW(parameters, RATE, betas=(0.9, 0.99), weight_decay=0.01, fused=device.type == "cuda")
+    optimizer = torch.optim.AdamW(parameters, rate, betas=(0.9, 0.99), weight_decay=0.01, fused=device.type == "cuda")
     step, recent = 0, []
     while (past := (time.time() - start) / seconds) < 1:
         for group in optimizer.param_groups:
-            group["lr"] = RATE * min(1, (step + 1) / 200) * (0.03 + 0.97 * math.cos(past * math.pi / 2) ** 1.5)
+            group["lr"] = rate * min(1, (step + 1) / 200) * (0.03 + 0.97 * math.cos(past * math.pi / 2) ** 1.5)
         if step % 16 == 0:
             place = pool.put(place, make(2 * batch))
         rows = pool.rows(torch.randint(len(pool.latents), (batch,), device=device, generator=rng))
@@ -231,34 +234,67 @@ def held_out_loss(model: Model, vae: AutoencoderKL, held_out: Portraits, writer:
     return sum(errors) / len(errors)
 
 
-def main() -> None:
-    """Command line, see the module."""
-    parser = argparse.ArgumentParser(description=__doc__)
+@dataclass(frozen=True)
+class Material:
+    """What the UNet and the ControlNets are trained with."""
+
+    model: Model
+    vae: AutoencoderKL
+    writer: Writer
+    portraits: Portraits
+    rng: torch.Generator
+
+    def rows(self, n: int, with_controls: bool = False) -> Pool:
+        """`n` fresh rows."""
+        return encode_chips(self.portraits, self.vae, self.writer, n, self.rng, with_controls)
+
+
+def options(description: str | None, seconds: float, pool: int) -> argparse.ArgumentParser:
+    """The command line of both programs."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("chips")
     parser.add_argument("output", type=Path)
     parser.add_argument("--tokenizer", default="engine/mini/weights/tokenizer")
-    parser.add_argument("--seconds", type=float, default=300)
+    parser.add_argument("--seconds", type=float, default=seconds)
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--pool", type=int, default=24576)
+    parser.add_argument("--pool", type=int, default=pool)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--device", default="cuda")
-    args = parser.parse_args()
+    return parser
+
+
+def material(args: argparse.Namespace, resume: bool, seed: int) -> Material:
+    """Everything loaded; `seed` is of the weights, the captions and the chips."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    torch.manual_seed(9)
+    torch.manual_seed(seed)
     torch.backends.cudnn.benchmark = True
-    portraits = Portraits.load(args.chips, args.device)
-    vae = AutoencoderKL.from_pretrained(args.output / "vae").to(args.device).eval().requires_grad_(False)
     tokenizer = CLIPTokenizer.from_pretrained(args.tokenizer)
-    writer = Writer(tokenizer, np.load(args.chips)["captions"], seed=21)
-    model = new_model(args.output, tokenizer, args.device, args.resume)
-    rng = torch.Generator(args.device).manual_seed(13)
-    train_unet(model, lambda n: encode_chips(portraits, vae, writer, n, rng), args.seconds, args.batch, args.pool)
+    return Material(
+        new_model(args.output, tokenizer, args.device, resume),
+        AutoencoderKL.from_pretrained(args.output / "vae", dtype=torch.float32)
+        .to(args.device)
+        .eval()
+        .requires_grad_(False),
+        Writer(tokenizer, np.load(args.chips)["captions"], seed=seed),
+        Portraits.load(args.chips, args.device),
+        torch.Generator(args.device).manual_seed(seed),
+    )
+
+
+def main() -> None:
+    """Command line, see the module."""
+    parser = options(__doc__, seconds=300, pool=24576)
+    parser.add_argument("--rate", type=float, default=RATE)
+    args = parser.parse_args()
+    given = material(args, args.resume, seed=9)
+    model = given.model
+    train_unet(model, given.rows, args.seconds, args.batch, args.pool, args.rate)
     held_out = Portraits.load(args.chips, args.device, held_out=True)
-    log.info("unet held out loss %.4f", held_out_loss(model, vae, held_out, writer))
+    log.info("unet held out loss %.4f", held_out_loss(model, given.vae, held_out, given.writer))
     shutil.rmtree(args.output / "unet", ignore_errors=True)  # it may have come in shards
     model.unet.save_pretrained(args.output / "unet")
     model.text.save_pretrained(args.output / "text_encoder")
-    torch.save(model.identities.state_dict(), args.output / "identities.pt")
+    torch.save(model.identities.state_dict(), args.output / VECTORS)
 
 
 if __name__ == "__main__":

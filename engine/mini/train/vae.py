@@ -23,12 +23,35 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from engine.mini.architecture import new_vae
-from engine.mini.train.augment import Drawn, Portraits, draw, face_weight, plain
+from engine.mini.train.augment import Portraits, draw, face_weight, plain
 from engine.mini.train.features import FaceFeatures, load_features
 
 log = logging.getLogger(__name__)
 RATE = 6e-4
 GAN_FROM = 0.4
+STORED_CHIPS, DRAWN_AT_ONCE, RENEWED_EVERY = 6144, 128, 4
+
+
+class Store:
+    """Drawn chips, drawn again a few at a time: drawing takes longer than learning from them."""
+
+    def __init__(self, portraits: Portraits, size: int, rng: torch.Generator) -> None:
+        self._portraits, self._rng, self._place = portraits, rng, 0
+        parts = [draw(portraits, DRAWN_AT_ONCE, rng, clean=0.5) for _ in range(max(1, size // DRAWN_AT_ONCE))]
+        self._pictures = torch.cat([part.pictures.half() for part in parts])
+        self._landmarks = torch.cat([part.landmarks for part in parts])
+
+    def batch(self, n: int) -> tuple[Tensor, Tensor]:
+        """`n` of them: pictures (n, 3, CANVAS, CANVAS) in -1..1 and landmarks (n, 68, 2)."""
+        rows = torch.randint(len(self._pictures), (n,), device=self._pictures.device, generator=self._rng)
+        return self._pictures[rows].float(), self._landmarks[rows]
+
+    def renew(self) -> None:
+        """Draws DRAWN_AT_ONCE of them again, the oldest."""
+        drawn = draw(self._portraits, DRAWN_AT_ONCE, self._rng, clean=0.5)
+        place = slice(self._place, self._place + DRAWN_AT_ONCE)
+        self._pictures[place], self._landmarks[place] = drawn.pictures.half(), drawn.landmarks
+        self._place = (self._place + DRAWN_AT_ONCE) % len(self._pictures)
 
 
 class Patches(nn.Module):
@@ -61,15 +84,16 @@ def difference(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
     return total
 
 
-def reconstruction_loss(vae: AutoencoderKL, drawn: Drawn, features: FaceFeatures) -> tuple[Tensor, Tensor, Tensor]:
+def reconstruction_loss(
+    vae: AutoencoderKL, x: Tensor, landmarks: Tensor, features: FaceFeatures
+) -> tuple[Tensor, Tensor, Tensor]:
     """(loss without the discriminator, the decoded pictures, the plain difference)."""
-    x = drawn.pictures
     with torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type == "cuda"):
         posterior = vae.encode(x).latent_dist
         y = vae.decode(posterior.sample()).sample
         perceptual = features.distance(x, y).float().mean()
     y = y.float()
-    weight = 0.7 + 1.8 * F.interpolate(face_weight(drawn.landmarks, 64, 4.0), x.shape[-2:], mode="bilinear")
+    weight = 0.7 + 1.8 * F.interpolate(face_weight(landmarks, 64, 4.0), x.shape[-2:], mode="bilinear")
     plain_error = difference(x, y, weight)
     kl = posterior.kl().float().mean() / (x.shape[-1] ** 2 / 4)
     return plain_error + 0.25 * perceptual + 1e-3 * kl, y, plain_error
@@ -88,12 +112,15 @@ def train_vae(
     )
     critic = torch.optim.AdamW(judge.parameters(), 2e-4, betas=(0.5, 0.9))
     start, step = time.time(), 0
+    store = Store(portraits, STORED_CHIPS, rng)
     while (past := (time.time() - start) / seconds) < 1:
         for group in painter.param_groups:
             group["lr"] = RATE * min(1, (step + 1) / 100) * (0.02 + 0.98 * math.cos(past * math.pi / 2))
         with torch.no_grad():
-            drawn = draw(portraits, batch, rng, clean=0.5)
-        loss, y, error = reconstruction_loss(vae, drawn, features)
+            if step % RENEWED_EVERY == 0:
+                store.renew()
+            x, landmarks = store.batch(batch)
+        loss, y, error = reconstruction_loss(vae, x, landmarks, features)
         is_late = past > gan_from
         if is_late:
             judge.requires_grad_(False)
@@ -106,7 +133,7 @@ def train_vae(
         painter.step()
         if is_late:
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                real, made = judge(drawn.pictures).float(), judge(y.detach()).float()
+                real, made = judge(x).float(), judge(y.detach()).float()
             critic.zero_grad()
             (F.relu(1 - real).mean() + F.relu(1 + made).mean()).backward()
             critic.step()
@@ -157,7 +184,7 @@ def main() -> None:
     portraits = Portraits.load(args.chips, args.device)
     features = load_features(args.output, "loss", args.device)
     if args.decoder_only:
-        vae = AutoencoderKL.from_pretrained(args.output / "vae")
+        vae = AutoencoderKL.from_pretrained(args.output / "vae", dtype=torch.float32)
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
         train_vae(portraits, features, vae.to(args.device).train(), args.seconds, args.batch, gan_from=0.02).eval()
