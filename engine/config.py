@@ -58,6 +58,10 @@ class TrainingConfig(Config):
     accumulation: Annotated[int, Field(ge=1, le=64)] = 4
     dataloader_workers: Annotated[int, Field(ge=0, le=32)] = 0  # latents are cached, nothing is left to load
     learning_rate: Annotated[float, Field(gt=0, le=1e-2)] = 1e-4
+    up_rate: Annotated[float, Field(ge=1, le=64)] = 1.0  # of the up matrices, times the others' (LoRA+, Hayou 2024)
+    cool_down: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of the steps over which the rate falls to 0 at the end
+    snr_cap: Annotated[float, Field(ge=0, le=100)] = 0.0  # min-SNR weights (Hang 2023); 0: every timestep alike
+    face_weight: Annotated[float, Field(ge=0, le=10)] = 0.0  # how much more an error on brows, eyes, nose, mouth counts
     text_encoder_rate: Annotated[float, Field(ge=0, le=1)] = 0.5  # of learning_rate; 0: text encoder left out
     rank: Annotated[int, Field(ge=1, le=256)] = 128
     alpha: Annotated[int, Field(ge=1, le=256)] = 64

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+Part = tuple[Tensor, Sequence[Tensor]]
+
 REHEARSALS = 3  # eager steps before the recording: libraries choose their algorithms and make their handles
 FIRST_LOSS_SCALE = 2.0**14  # of float16; what it doubles after and halves by is torch's GradScaler's
 GROWTH_INTERVAL = 2000
@@ -38,6 +41,8 @@ class StepNumbers:
     rank: int
     alpha: int
     learning_rate: float
+    up_rate: float
+    snr_cap: float
     text_encoder_rate: float
     weight_decay: float
     clip_grad: float
@@ -67,10 +72,14 @@ class LoraStep:
         self._latents = torch.zeros(numbers.batch_shape, device=self._device)
         self._noise = torch.zeros_like(self._latents)
         self._timesteps = torch.zeros(numbers.batch_shape[0], dtype=torch.long, device=self._device)
+        self._places = torch.ones(numbers.batch_shape[0], 1, *numbers.batch_shape[2:], device=self._device)
+        self._weights = _timestep_weights(self._kept_variance, numbers.snr_cap)
         self.loss = torch.zeros((), device=self._device)
         self._scaler = _LossScale(self._device) if self._dtype == torch.float16 else None
         self._gradients = [torch.zeros_like(master).detach() for master in self.lora.masters]
         self._optimizer = self._new_optimizer()
+        self._rates = [float(group["lr"]) for group in self._optimizer.param_groups]
+        self._lanes = _lanes(numbers.batch_shape[0]) if self._device.type == "cpu" else None
         self.at_once = numbers.batch_shape[0]  # one true batch, as long as it fits into memory
         self.recomputes = False  # activations, where not even one picture fits otherwise
         self._before: torch.cuda.Event | None = None
@@ -89,9 +98,17 @@ class LoraStep:
         if self._scaler:
             self._scaler.begin()
 
-    def __call__(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> None:
-        """Trains on a batch (on the CPU, float32). On a GPU it returns while the step runs, after the one before it."""
-        for place, given in ((self._latents, latents), (self._noise, noise), (self._timesteps, timesteps)):
+    def __call__(
+        self, latents: Tensor, noise: Tensor, timesteps: Tensor, places: Tensor | None = None, rate: float = 1.0
+    ) -> None:
+        """Trains on a batch (on the CPU, float32). On a GPU it returns while the step runs, after the one before it.
+
+        `places` (n, 1, h, w) says how much each place's error counts, 1 on average; `rate` is of the learning rate.
+        """
+        pairs = [(self._latents, latents), (self._noise, noise), (self._timesteps, timesteps)]
+        pairs += [] if places is None else [(self._places, places)]
+        self._set_rate(rate)
+        for place, given in pairs:
             place.copy_(given.pin_memory() if self._graph else given, non_blocking=True)
         if self._graph is None:
             self._step()
@@ -117,10 +134,14 @@ class LoraStep:
 
     def _new_optimizer(self) -> torch.optim.AdamW:
         rate = self.numbers.learning_rate
-        groups: list[dict[str, Any]] = [{"params": self.lora.masters_of(UNET), "lr": rate}]
-        if text := self.lora.masters_of(TEXT):
-            groups.append({"params": text, "lr": rate * self.numbers.text_encoder_rate})
         on_gpu = self._device.type == "cuda"
+        groups: list[dict[str, Any]] = []
+        for prefix, share in ((UNET, 1.0), (TEXT, self.numbers.text_encoder_rate)):
+            masters = self.lora.masters_of(prefix)
+            for own, factor in ((masters[::2], 1.0), (masters[1::2], self.numbers.up_rate)):
+                # A tensor, because a recording reads it anew in every replay.
+                lr: Any = torch.tensor(rate * share * factor, device=self._device) if on_gpu else rate * share * factor
+                groups += [{"params": own, "lr": lr}] if own else []
         fused = True if on_gpu or self._scaler else None
         optimizer = torch.optim.AdamW(groups, weight_decay=self.numbers.weight_decay, fused=fused, capturable=on_gpu)
         for master, gradient in zip(self.lora.masters, self._gradients, strict=True):
@@ -132,6 +153,13 @@ class LoraStep:
                 "exp_avg_sq": torch.zeros_like(master),
             }
         return optimizer
+
+    def _set_rate(self, share: float) -> None:
+        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate * share)
+            else:
+                group["lr"] = rate * share
 
     def _optimizer_tensors(self) -> dict[str, list[Tensor]]:
         states = [self._optimizer.state[master] for master in self.lora.masters]
@@ -174,14 +202,21 @@ class LoraStep:
 
     def _step(self) -> None:
         count = len(self._latents)
+        at_once = min(self.at_once, -(-count // self._lanes.count)) if self._lanes else self.at_once
+        parts = [slice(at, min(at + at_once, count)) for at in range(0, count, at_once)]
         self.loss.zero_()
-        for at in range(0, count, self.at_once):
-            part = slice(at, min(at + self.at_once, count))
-            loss = self._loss(part) * ((part.stop - at) / count)
-            scaled = loss * self._scaler.scale if self._scaler else loss
-            self._keep(torch.autograd.grad(scaled, self.lora.worn), first=at == 0)
-            self.loss.add_(loss.detach())
+        for number, (loss, gradients) in enumerate(
+            self._lanes.all(self._part, parts) if self._lanes else map(self._part, parts)
+        ):
+            self._keep(gradients, first=number == 0)
+            self.loss.add_(loss)
         self._update()
+
+    def _part(self, part: slice) -> tuple[Tensor, Sequence[Tensor]]:
+        """Its share of the loss, and the gradients of that."""
+        loss = self._loss(part) * ((part.stop - part.start) / len(self._latents))
+        scaled = loss * self._scaler.scale if self._scaler else loss
+        return loss.detach(), torch.autograd.grad(scaled, self.lora.worn)
 
     def _loss(self, part: slice) -> Tensor:
         latents, noise, timesteps = self._latents[part], self._noise[part], self._timesteps[part]
@@ -192,7 +227,8 @@ class LoraStep:
             text = encode_chunks(self._pieces, self._diffusion.text_encoder)[None].to(self._dtype)
         text = text.expand(len(latents), -1, -1)
         predicted = self._diffusion.unet(noisy.to(self._dtype), timesteps, text, return_dict=False)[0]
-        return nn.functional.mse_loss(predicted.float(), noise)
+        errors = (predicted.float() - noise).square() * self._places[part]
+        return (errors.mean((1, 2, 3)) * self._weights[timesteps]).mean()
 
     def _keep(self, gradients: Sequence[Tensor], first: bool) -> None:
         """Adds them up in float32, whatever type the networks compute in."""
@@ -210,6 +246,38 @@ class LoraStep:
             self._scaler.skip_unless_finite(norm, self._optimizer)
         self._optimizer.step()
         self.lora.wear()
+
+
+class _Lanes:
+    """Threads that each compute a part of a batch: small operations do not keep the cores of a CPU busy together."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._pool = ThreadPoolExecutor(count)
+
+    def all(self, compute: Callable[[slice], Part], parts: Sequence[slice]) -> list[Part]:
+        """What `compute` makes of each part, in order."""
+        cores = torch.get_num_threads()
+        torch.set_num_threads(max(1, cores // self.count))
+        try:
+            return list(self._pool.map(compute, parts))
+        finally:
+            torch.set_num_threads(cores)
+
+
+def _lanes(batch: int) -> _Lanes | None:
+    count = min(batch, torch.get_num_threads())
+    return _Lanes(count) if count > 1 else None
+
+
+def _timestep_weights(kept_variance: Tensor, cap: float) -> Tensor:
+    """(train steps,) how much a timestep's error counts, 1 on average: min(SNR, cap) / SNR, or all alike without a
+    cap. Nearly clean pictures have the largest errors and the least to say of a face."""
+    if cap == 0:
+        return torch.ones_like(kept_variance)
+    snr = kept_variance / (1 - kept_variance)
+    weights = snr.clamp(max=cap) / snr
+    return weights / weights.mean()
 
 
 class _LossScale:

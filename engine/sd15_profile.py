@@ -192,9 +192,6 @@ class Sd15Profile:
     def parse(self, rgb: Rgb, face: Face) -> FaceParts:
         return parse_by_landmarks(rgb, face)
 
-    def training_crop(self, rgb: Rgb, face: Face) -> Rgb:
-        return self.portrait_crop(rgb, face).cut(rgb)
-
     def portrait_crop(self, rgb: Rgb, face: Face) -> Crop:
         """A square: what the model was trained on, and its side is a multiple of 64."""
         side = self.training.resolution

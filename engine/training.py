@@ -26,6 +26,7 @@ from engine.training_card import training_card
 from engine.types import (
     CheckpointScore,
     Embedding,
+    Face,
     InspectedPhoto,
     Inspection,
     Photo,
@@ -101,7 +102,9 @@ def train_subject(
     on_inspected(inspection)
     with watch.timing(Stage.PREPARE):
         crops = [_crop(photo, profile, config) for photo in _told(training, Stage.PREPARE, report)]
-        data = train_lora.training_set(crops, training_caption(config.trigger), profile.diffusion, config)
+        pictures, landmarks = [rgb for rgb, _ in crops], [face.landmarks for _, face in crops]
+        caption = training_caption(config.trigger)
+        data = train_lora.training_set(pictures, caption, profile.diffusion, config, landmarks)
         exam = _exam(profile, config, training, held_out)
     run = _Run(exam, checkpoints, report, watch)
     run.train(data, config.steps_for(len(inspection.usable)))
@@ -225,12 +228,13 @@ def _told(items: Sequence[T], stage: Stage, report: Report) -> Iterator[T]:
         report(Progress(stage, done, len(items)))
 
 
-def _crop(inspected: InspectedPhoto, profile: Profile, config: TrainingConfig) -> Rgb:
-    """What is learned of one photo."""
+def _crop(inspected: InspectedPhoto, profile: Profile, config: TrainingConfig) -> tuple[Rgb, Face]:
+    """What is learned of one photo, and the face in it."""
     face_on_canvas_px = config.resolution / config.crop_scale
     region, face = retouch.prepared_region(inspected, face_on_canvas_px, profile.retoucher, profile.enhancer)
     mask = segment.person_mask(profile.segmenter(region, face), face, config.keep_hair)
-    return profile.training_crop(segment.on_plain_background(region, mask), face)
+    canvas = profile.portrait_crop(region, face)
+    return canvas.cut(segment.on_plain_background(region, mask)), canvas.moved_face(face)
 
 
 def _exam(

@@ -25,13 +25,14 @@ from engine import lora
 from engine.config import TrainingConfig
 from engine.images import write_whole
 from engine.lora_step import LoraStep, StepNumbers
-from engine.types import Rgb
+from engine.types import Points, Rgb
 
 if TYPE_CHECKING:
     from engine.diffusion import Diffusion
 
 ENCODED_AT_ONCE = 8
 TRAIN_TIMESTEPS = 1000
+FEATURE_REACH = 0.047  # of the canvas: how far around brows, eyes, nose and mouth errors count more
 RESUME = "resume.safetensors"  # the step and the optimizer's state of the last checkpoint
 LAYOUT = 2  # of the files
 KEPT = "training"  # the recorded step's name among what the diffusion keeps
@@ -41,10 +42,11 @@ OnStep = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """`latents` (photos, variants, channels, height, width) float32 on the CPU, the caption of them all, and a digest
-    of the pictures that they were made of."""
+    """`latents` (photos, variants, channels, height, width) float32 on the CPU, how much each place's error counts
+    (photos, 1, height, width), the caption of them all, and a digest of the pictures that they were made of."""
 
     latents: Tensor
+    places: Tensor
     caption: str
     digest: str
 
@@ -55,14 +57,40 @@ class Checkpoint:
     lora: lora.State
 
 
-def training_set(crops: Sequence[Rgb], caption: str, diffusion: Diffusion, config: TrainingConfig) -> TrainingSet:
-    """Encodes each crop once per variant; the autoencoder is not needed again until validation."""
+def training_set(
+    crops: Sequence[Rgb],
+    caption: str,
+    diffusion: Diffusion,
+    config: TrainingConfig,
+    landmarks: Sequence[Points] | None = None,
+) -> TrainingSet:
+    """Encodes each crop once per variant; the autoencoder is not needed again until validation.
+
+    `landmarks` are the 68 of each crop's face; without them every place counts alike.
+    """
     rng = np.random.default_rng(config.seed)
     pictures = [varied(crop, k, rng, config.mirror) for crop in crops for k in range(config.variants)]
     batches = [pictures[at : at + ENCODED_AT_ONCE] for at in range(0, len(pictures), ENCODED_AT_ONCE)]
     latents = torch.cat([diffusion.encode_image(batch).float().cpu() for batch in batches])
     digest = hashlib.sha256(b"".join(crop.tobytes() for crop in crops)).hexdigest()
-    return TrainingSet(latents.reshape(len(crops), config.variants, *latents.shape[1:]), caption, digest)
+    places = torch.ones(len(crops), 1, *latents.shape[2:])
+    if landmarks is not None:
+        places += config.face_weight * torch.stack(
+            [face_places(p, diffusion.grid, places.shape[2:]) for p in landmarks]
+        )
+        places /= places.mean((2, 3), keepdim=True)
+    return TrainingSet(latents.reshape(len(crops), config.variants, *latents.shape[1:]), places, caption, digest)
+
+
+def face_places(landmarks: Points, grid: int, shape: Sequence[int]) -> Tensor:
+    """(1, height, width) in 0..1 for latents of that `shape`: 1 near brows, eyes, nose and mouth, of 68 landmarks in
+    pixels of a canvas with `grid` pixels a latent."""
+    rows, columns = np.mgrid[: shape[0], : shape[1]] * grid + (grid - 1) / 2
+    features = np.asarray(landmarks[17:], np.float64)
+    squared = (rows[..., None] - features[:, 1]) ** 2 + (columns[..., None] - features[:, 0]) ** 2
+    reach = FEATURE_REACH * shape[0] * grid
+    near = np.minimum(1, 1.3 * np.exp(-squared.min(-1) / (2 * reach**2)))
+    return torch.from_numpy(near).float()[None]
 
 
 def varied(crop: Rgb, variant: int, rng: np.random.Generator, mirror: bool) -> Rgb:
@@ -99,7 +127,7 @@ def checkpoints(
                 done = saved.step
                 yield saved
             while done < steps:
-                step(*_batch(data, done, config))
+                step(*_batch(data, done, config), _rate(done, steps, config.cool_down))
                 done += 1
                 if done % config.validation_steps == 0 or done == steps:
                     saved = Checkpoint(done, step.lora.state())
@@ -137,8 +165,13 @@ def _step_of(diffusion: Diffusion, config: TrainingConfig, latent: tuple[int, ..
     return step
 
 
-def _batch(data: TrainingSet, number: int, config: TrainingConfig) -> tuple[Tensor, Tensor, Tensor]:
-    """Latents, noise and timesteps of a step. Every photo comes equally often, every timestep range too."""
+def _rate(done: int, steps: int, cool_down: float) -> float:
+    """Share of the learning rate: 1, at the end falling in a straight line."""
+    return min(1.0, (steps - done) / max(1.0, cool_down * steps))
+
+
+def _batch(data: TrainingSet, number: int, config: TrainingConfig) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Latents, noise, timesteps and places of a step. Every photo comes equally often, every timestep range too."""
     count, seed = config.batch * config.accumulation, config.seed
     draw = torch.Generator().manual_seed(seed * 1_000_003 + number)
     photos = torch.tensor([_photo_at(number * count + k, len(data.latents), seed) for k in range(count)])
@@ -146,7 +179,7 @@ def _batch(data: TrainingSet, number: int, config: TrainingConfig) -> tuple[Tens
     latents = data.latents[photos, variants]
     noise = torch.randn(latents.shape, generator=draw)
     strata = (torch.arange(count) + torch.rand(count, generator=draw)) / count
-    return latents, noise, (strata * TRAIN_TIMESTEPS).long()
+    return latents, noise, (strata * TRAIN_TIMESTEPS).long(), data.places[photos]
 
 
 def _photo_at(place: int, photos: int, seed: int) -> int:

@@ -130,7 +130,7 @@ def test_the_numbers_are_the_references_and_the_face_gets_half_the_canvas(tmp_pa
     crop = profile.portrait_crop(photo, face)
     assert crop.size == (512, 512)
     assert crop.moved_face(face).width == pytest.approx(256)
-    assert profile.training_crop(photo, face).shape == (512, 512, 3)
+    assert crop.cut(photo).shape == (512, 512, 3)
 
 
 def test_the_catalogues_folder_becomes_the_diffusion(profile: OnStandIns) -> None:

@@ -181,7 +181,7 @@ def test_a_crop_shows_the_person_before_a_plain_background(astronaut_face: Inspe
     saliency = profile.segmenter(region, face)
     assert saliency[tuple(face.points[2].astype(int)[::-1])] > 0.99  # the nose
     assert saliency[:10, :10].max() < 0.05
-    crop = profile.training_crop(segment.on_plain_background(region, saliency), face)
+    crop = profile.portrait_crop(region, face).cut(segment.on_plain_background(region, saliency))
     assert crop.shape == (128, 128, 3)
     assert np.abs(crop[:6, :6].astype(int) - segment.BACKGROUND).max() < 12
     again = profile.segmenter(region, face)
