@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.config import PortraitConfig
+from engine.config import FewStepLora, PortraitConfig
 from engine.crop import Crop, blend
 from engine.errors import FusionFailed
 from engine.looks import Candidate, Look, Rim, Scores, WorkedFace
@@ -28,6 +28,7 @@ from engine.types import Embedding, Face, Mask, Rgb
 
 if TYPE_CHECKING:
     from engine.diffusion import Control
+    from engine.lora import State
 
 TRIED = 4  # references of which a fusion is tried before one is taken
 WORTH = 0.3  # how much what a reference is worth counts beside that: a strange light is alike, but looks odd
@@ -61,15 +62,18 @@ class Steps:
         when neither pass is wanted."""
         with ExitStack() as stack:
             if self.config.paints:
-                for file, weight in self._loras(subject):
+                for lora, weight in self._loras(subject):
                     from engine.lora import applied
 
-                    stack.enter_context(applied(self.profile.diffusion, file, weight))
+                    with self.watch.timing("lora"):
+                        stack.enter_context(applied(self.profile.diffusion, lora, weight))
                 self._show_face(stack, reference)
             yield
 
-    def _loras(self, subject: Subject) -> Iterator[tuple[Path, float]]:
+    def _loras(self, subject: Subject) -> Iterator[tuple[Path | State, float]]:
         config, profile = self.config, self.profile
+        if config.few_step_lora is not FewStepLora.NONE:
+            yield profile.few_step_lora(config.few_step_lora), 1.0
         if config.film_lora_weight > 0:
             if profile.film_lora is None:
                 self.notes.append("no film look: the profile has no LoRA for it")
@@ -171,7 +175,9 @@ class Steps:
         config = self.config
         prompt = ", ".join(p for p in (trigger, config.prompt, self.profile.positive) if p)
         negative = ", ".join(p for p in (config.negative_prompt, self.profile.negative) if p)
-        return inpaint.Pass(prompt, negative, steps, strength, config.guidance, config.seed, count)
+        return inpaint.Pass(
+            prompt, negative, steps, strength, config.guidance, config.seed, count, config.few_step_lora
+        )
 
     def painted(
         self,

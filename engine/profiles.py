@@ -11,8 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from engine.config import PortraitConfig, TrainingConfig
+from engine.config import FewStepLora, PortraitConfig, TrainingConfig
 from engine.crop import Crop, chip_crop
+from engine.errors import MissingWeights
 from engine.parsing import FaceParts, parse_by_landmarks
 from engine.types import (
     ContentChecker,
@@ -97,6 +98,10 @@ class Profile(Protocol):
 
     def portrait_crop(self, rgb: Rgb, face: Face) -> Crop:
         """The canvas on which a face of `rgb` is learned and diffused."""
+        ...
+
+    def few_step_lora(self, wanted: FewStepLora) -> Path:
+        """The file of that LoRA. Raises MissingWeights."""
         ...
 
     def id_templates(self) -> list[Photo]:
@@ -227,3 +232,6 @@ class MiniProfile:
 
     def id_templates(self) -> list[Photo]:
         return read_id_templates()
+
+    def few_step_lora(self, wanted: FewStepLora) -> Path:
+        raise MissingWeights(f"there is no {wanted} for the small diffusion: leave few_step_lora at none")

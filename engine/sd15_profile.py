@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.catalogue import DEFAULT_SET, default_models_dir, load_catalogue
-from engine.config import PortraitConfig, TrainingConfig
+from engine.config import FewStepLora, PortraitConfig, TrainingConfig, fast_portrait
 from engine.crop import Crop, box_crop
 from engine.errors import MissingWeights
 from engine.models import torchvision_shim
@@ -109,6 +109,9 @@ class Sd15Profile:
         self.portrait = PortraitConfig(fusion_before_ratio=1.0)
         if self._catalogue.model("controlnet-color").missing(models_dir):
             self.portrait = self.portrait.with_changes(color_weight=0)
+        few_steps = FewStepLora(os.environ.get("PORTRAIT_FEW_STEP_LORA") or FewStepLora.NONE)
+        if few_steps is not FewStepLora.NONE:
+            self.portrait = fast_portrait(self.portrait, few_steps)
         if self._catalogue.model("ip-adapter-face").missing(models_dir):
             self.first_look = self.portrait.with_changes(first_diffusion=False, second_diffusion=False)
         else:
@@ -196,6 +199,9 @@ class Sd15Profile:
         """A square: what the model was trained on, and its side is a multiple of 64."""
         side = self.training.resolution
         return box_crop(face, self.training.crop_scale, (side, side))
+
+    def few_step_lora(self, wanted: FewStepLora) -> Path:
+        return self._catalogue.locate_file(wanted, self._models_dir)
 
     def id_templates(self) -> list[Photo]:
         return read_id_templates()

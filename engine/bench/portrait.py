@@ -1,12 +1,230 @@
-"""How fast a portrait is made."""
+"""How fast a portrait is made: the real pipeline (`make_portraits`) in a warm process, and the plain way beside it.
+
+With random weights the faces are found by dlib and enlarged by Lanczos, as in the profile mini, which needs no
+download; all diffusion is of the published size. What random weights paint shows no face: the passes are run whole,
+and the pipeline goes on with the picture that went into them.
+"""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import copy
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from statistics import median
+from typing import Any, TypeVar
 
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from engine import lora
+from engine.bench.measures import device_name, gpu_peak_gib
+from engine.bench.plain_portrait import PlainDiffusion
+from engine.bench.random_weights import random_diffusion
+from engine.config import FewStepLora, PortraitConfig, fast_portrait
+from engine.diffusion import Control, Diffusion, InpaintRequest, Painting, chosen_device
+from engine.diffusion.capture import Graphs
+from engine.diffusion.core import OnStep
 from engine.errors import EngineError
+from engine.images import write_jpeg
+from engine.portraits import make_portraits
+from engine.profiles import MiniProfile
+from engine.progress import silent
+from engine.sd15_profile import Sd15Profile
+from engine.types import Embedding, Face, FaceDetector, FaceRecogniser, Rgb, SubjectFiles
+
+RANK, ALPHA = 128, 64  # of a subject's LoRA, as the reference trains it
+FEW_STEP_RANK = 64
+# The layers that LCM's LoRA of SD1.5 names: rank 64 on them makes a file of its size, 134.6 MB.
+FEW_STEP_LAYERS = (
+    *("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"),
+    *("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv", "time_emb_proj"),
+)
+CANVAS = 512
+
+Json = dict[str, Any]
+T = TypeVar("T")
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    raise EngineError("portraits are not measured yet")
+def run(options: argparse.Namespace) -> Json:
+    """What `python -m engine bench portrait` prints. Seconds are wall clock, the GPU waited for; medians of `--repeats`
+    warm runs."""
+    if not options.random_weights:
+        raise EngineError("portraits are measured with random weights so far: add --random-weights")
+    device = chosen_device(options.device)
+    with tempfile.TemporaryDirectory() as folder:
+        profile = RandomProfile(Path(folder), device, options.tiny)
+        begin = time.perf_counter()
+        subject = _subject(SubjectFiles(Path(folder) / "subject"), profile)
+        base = profile.portrait
+        cases = {
+            "1 portrait": base,
+            "4 candidates": base.with_changes(candidates=4),
+            "fast": fast_portrait(base),
+        }
+        result: Json = {
+            "device": device_name(device),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "canvas": profile.training.resolution,
+            "load_s": round(time.perf_counter() - begin, 2),
+            "load_gib": gpu_peak_gib(device),
+            "cases": {name: _measured(profile, subject, config, options.repeats) for name, config in cases.items()},
+        }
+        result["accuracy"] = _accuracy(profile.painter, profile.training.resolution)
+        # The pipeline of the plain way loads the LoRA by itself.
+        loaded = subject.lora.rename(subject.folder / "plain.safetensors")
+        profile.painter = PlainDiffusion.copied(profile.painter, loaded, base.lora_weight)
+        gpu_peak_gib(device)
+        result["plain_way"] = _measured(profile, subject, base, options.repeats)
+        return result
+
+
+class RandomProfile(Sd15Profile):
+    """The profile sd15 without a download: its numbers and its pipeline, random networks, dlib's faces."""
+
+    def __init__(self, folder: Path, device: str, tiny: bool) -> None:
+        super().__init__(folder, None, device)
+        self.folder = folder
+        self.portrait = self.portrait.with_changes(color_weight=PortraitConfig().color_weight)
+        if tiny:
+            self.training = self.training.with_changes(resolution=128)
+            self.portrait = self.portrait.with_changes(first_steps=5, second_steps=7)
+        pictures = MiniProfile("cpu")
+        self.faces = _CountedFaces(pictures.detector, pictures.recogniser)
+        self._fuser, self._enhancer = pictures.fuser, pictures.enhancer
+        self.painter: Diffusion = _Whole.of(random_diffusion(device, tiny=tiny))
+
+    detector = property(lambda self: self.faces.detect)  # type: ignore[assignment]
+    recogniser = property(lambda self: self.faces)  # type: ignore[assignment]
+    fuser = property(lambda self: self._fuser)  # type: ignore[assignment]
+    enhancer = property(lambda self: self._enhancer)  # type: ignore[assignment]
+    diffusion = property(lambda self: self.painter)  # type: ignore[assignment]
+
+    def few_step_lora(self, wanted: FewStepLora) -> Path:
+        return self.folder / f"{wanted}.safetensors"
+
+
+class _CountedFaces:
+    """dlib's faces, timed: production finds them on the GPU."""
+
+    def __init__(self, detector: FaceDetector, recogniser: FaceRecogniser) -> None:
+        self._detector, self._recogniser = detector, recogniser
+        self.name, self.same_person = recogniser.name, recogniser.same_person
+        self.seconds, self.calls = 0.0, 0
+
+    def detect(self, rgb: Rgb) -> list[Face]:
+        return self._timed(lambda: self._detector(rgb))
+
+    def embed(self, rgb: Rgb, face: Face) -> Embedding:
+        return self._timed(lambda: self._recogniser.embed(rgb, face))
+
+    def likeness(self, a: Embedding, b: Embedding) -> float:
+        return self._recogniser.likeness(a, b)
+
+    def _timed(self, function: Callable[[], T]) -> T:
+        begin = time.perf_counter()
+        result = function()
+        self.seconds += time.perf_counter() - begin
+        self.calls += 1
+        return result
+
+
+class _Whole(Diffusion):
+    """Paints, and hands back what it was given: in noise no face is found, and looking for it takes long."""
+
+    @staticmethod
+    def of(diffusion: Diffusion) -> _Whole:
+        return _Whole(**{part.name: getattr(diffusion, part.name) for part in fields(Diffusion)})
+
+    def painting(self, request: InpaintRequest, on_step: OnStep = lambda done, total: None) -> Painting:
+        super().painting(request, on_step)
+        return Painting(request.image, [request.image] * request.count)
+
+
+def _subject(files: SubjectFiles, profile: RandomProfile) -> SubjectFiles:
+    """The people of all ID pictures but the first as one subject, with a LoRA of the published size."""
+    for number, photo in enumerate(profile.id_templates()[1:], start=1):
+        write_jpeg(files.references / f"{number:02}.jpg", photo.rgb)
+    tiny = profile.training.resolution < CANVAS
+    diffusion = profile.painter
+    places = lora.modules(diffusion)
+    layers = {name: model.get_submodule(path) for name, (model, path) in places.items()}
+    lora.save_kohya(files.lora, _random_lora(layers, 4 if tiny else RANK, ALPHA), {})
+    few = {
+        lora.UNET + path.replace(".", "_"): module
+        for path, module in diffusion.unet.named_modules()
+        if path.endswith(FEW_STEP_LAYERS)
+    }
+    for which in (FewStepLora.LCM, FewStepLora.HYPER_SD):
+        lora.save_kohya(profile.few_step_lora(which), _random_lora(few, 4 if tiny else FEW_STEP_RANK, 1), {})
+    return files
+
+
+def _random_lora(layers: Mapping[str, nn.Module], rank: int, alpha: float) -> lora.State:
+    generator = torch.Generator().manual_seed(0)
+    state: lora.State = {}
+    for name, layer in layers.items():
+        weight: Tensor = layer.get_parameter("weight")
+        out, into, *kernel = weight.shape
+        state[name + lora.DOWN] = torch.randn(rank, into, *kernel, generator=generator) / rank
+        state[name + lora.UP] = torch.randn(out, rank, *(1 for _ in kernel), generator=generator) * 0.01
+        state[name + lora.ALPHA] = torch.tensor(float(alpha))
+    return state
+
+
+def _measured(profile: RandomProfile, subject: SubjectFiles, config: PortraitConfig, repeats: int) -> Json:
+    template = profile.id_templates()[0]
+    runs: list[Json] = []
+    for _ in range(repeats + 1):
+        profile.faces.seconds, profile.faces.calls = 0.0, 0
+        begin = time.perf_counter()
+        report = make_portraits(subject, template, profile, config, silent)
+        seconds = time.perf_counter() - begin
+        told = {"faces (in all stages)": profile.faces.seconds, **report.seconds}
+        runs.append({"seconds": seconds, "stages": told, "faces": profile.faces.calls})
+    warm = runs[1:]
+    return {
+        "template": list(template.rgb.shape[1::-1]),
+        "warm_up_s": round(runs[0]["seconds"] - median(run["seconds"] for run in warm), 2),
+        "seconds": round(median(run["seconds"] for run in warm), 3),
+        "runs": [round(run["seconds"], 3) for run in warm],
+        "stages": {name: round(median(run["stages"][name] for run in warm), 3) for name in warm[0]["stages"]},
+        "without_faces_s": round(median(run["seconds"] - run["stages"]["faces (in all stages)"] for run in warm), 3),
+        "face_calls": warm[0]["faces"],
+        "peak_gib": gpu_peak_gib(profile.painter.device.type),
+    }
+
+
+def _accuracy(painter: Diffusion, side: int) -> Json:
+    """Levels of 255 by which a pass differs from the same pass without recordings, and from one in float32."""
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+    controls = tuple(Control(name, picture, 0.5) for name in ("canny", "pose", "color"))
+    request = InpaintRequest(picture, None, "a (face:1.2)", "", 20, 0.45, 7.0, controls)
+    parts = {part.name: getattr(painter, part.name) for part in fields(Diffusion)}
+    ours = Diffusion(**parts)
+    eager = Diffusion(**{**parts, "graphs": Graphs(recording=False)})
+    single = Diffusion(
+        copy.deepcopy(ours.unet).float(),
+        copy.deepcopy(ours.vae).float(),
+        copy.deepcopy(ours.text_encoder).float(),
+        ours.tokenizer,
+        {control.name: copy.deepcopy(ours.controlnets[control.name]).float() for control in controls},
+        ours.scheduler_config,
+        Graphs(recording=False),
+    )
+    (result,) = ours.inpaint(request)
+    return {
+        name: _levels(result, other.inpaint(request)[0]) for name, other in (("eager", eager), ("float32", single))
+    }
+
+
+def _levels(a: Rgb, b: Rgb) -> Json:
+    away = np.abs(a.astype(int) - b)
+    return {"most": int(away.max()), "mean": round(float(away.mean()), 3)}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from engine.config import FewStepLora
 from engine.crop import Crop
 from engine.parsing import FaceParts, closed, grown
 from engine.types import Face, Mask, Rgb
@@ -37,6 +38,7 @@ class Pass:
     guidance: float
     seed: int
     count: int = 1
+    few_step_lora: FewStepLora = FewStepLora.NONE
 
 
 def first_mask(parts: FaceParts, face: Face) -> Mask:
@@ -69,8 +71,9 @@ def painted(
     on_step: Callable[[int, int], None],
 ) -> list[Rgb]:
     """`numbers.count` versions of `picture`, diffused inside `mask` (picture frame) on the canvas of `crop`."""
-    from engine.diffusion import InpaintRequest
+    from engine.diffusion import InpaintRequest, Sampler
 
+    samplers = {FewStepLora.NONE: Sampler.DPM, FewStepLora.LCM: Sampler.LCM, FewStepLora.HYPER_SD: Sampler.TCD}
     request = InpaintRequest(
         image=crop.cut(picture),
         mask=crop.cut_mask(mask),
@@ -82,6 +85,7 @@ def painted(
         controls=controls,
         seed=numbers.seed,
         count=numbers.count,
+        sampler=samplers[numbers.few_step_lora],
     )
     painting = diffusion.painting(request, on_step)
     weight = _fading_inwards(mask, crop)[..., None]
