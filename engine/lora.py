@@ -72,7 +72,7 @@ def applied(diffusion: Diffusion, lora: Path | State, weight: float) -> Iterator
     It is added to the weights in place: it costs nothing per step, and what remembers their addresses (CUDA graphs)
     stays valid from one person to the next. Every layer that it names takes part, convolutions too (few-step LoRAs).
     """
-    state = load_kohya(lora) if isinstance(lora, Path) else lora
+    state = load_kohya(lora, diffusion.device) if isinstance(lora, Path) else lora
     layers = _layers(diffusion)
     touched = {name: layers[name].weight for name in names(state) if name in layers}
     if not touched:
@@ -141,10 +141,10 @@ def save_kohya(path: Path, lora: State, metadata: Mapping[str, str], dtype: torc
     write_whole(path, _repeatable(save(tensors, described)))
 
 
-def load_kohya(path: Path) -> State:
-    """A LoRA file, of web UIs or of diffusers, as float32 state. Raises `UnknownLora` when it is none."""
+def load_kohya(path: Path, device: torch.device | str = "cpu") -> State:
+    """A LoRA file, of web UIs or of diffusers, as float32 state on `device`. Raises `UnknownLora` when it is none."""
     try:
-        tensors = load_file(path)
+        tensors = load_file(path, device=str(device))  # the file's own type travels, it is half as long
     except (OSError, SafetensorError) as error:
         raise UnknownLora(f"{path.name} is no safetensors file") from error
     renamed = {_kohya_key(key): value.float() for key, value in tensors.items()}

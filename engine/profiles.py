@@ -30,6 +30,7 @@ from engine.types import (
 
 if TYPE_CHECKING:
     from engine.diffusion import Diffusion
+    from engine.lora import State
     from engine.models.ip_adapter import IpAdapterFace
     from engine.stages.control import ControlPictures
 
@@ -100,8 +101,8 @@ class Profile(Protocol):
         """The canvas on which a face of `rgb` is learned and diffused."""
         ...
 
-    def few_step_lora(self, wanted: FewStepLora) -> Path:
-        """The file of that LoRA. Raises MissingWeights."""
+    def few_step_lora(self, wanted: FewStepLora) -> State:
+        """That LoRA. Raises MissingWeights."""
         ...
 
     def id_templates(self) -> list[Photo]:
@@ -175,14 +176,16 @@ class MiniProfile:
     @cached_property
     def detector(self) -> FaceDetector:
         from engine.models.dlib_faces import DlibDetector
+        from engine.models.remembered_faces import RememberingDetector
 
-        return DlibDetector()
+        return RememberingDetector(DlibDetector())
 
     @cached_property
     def recogniser(self) -> FaceRecogniser:
         from engine.models.dlib_faces import DlibFaceId
+        from engine.models.remembered_faces import RememberingRecogniser
 
-        return DlibFaceId()
+        return RememberingRecogniser(DlibFaceId())
 
     @cached_property
     def segmenter(self) -> Segmenter:
@@ -205,8 +208,9 @@ class MiniProfile:
     @cached_property
     def fuser(self) -> FaceFuser:
         from engine.models.landmark_fusion import LandmarkFuser
+        from engine.models.remembered_faces import RememberingFuser
 
-        return LandmarkFuser()
+        return RememberingFuser(LandmarkFuser())
 
     @cached_property
     def diffusion(self) -> Diffusion:
@@ -233,5 +237,5 @@ class MiniProfile:
     def id_templates(self) -> list[Photo]:
         return read_id_templates()
 
-    def few_step_lora(self, wanted: FewStepLora) -> Path:
+    def few_step_lora(self, wanted: FewStepLora) -> State:
         raise MissingWeights(f"there is no {wanted} for the small diffusion: leave few_step_lora at none")

@@ -1,15 +1,16 @@
 """The production profile: Stable Diffusion 1.5 with ControlNets, InsightFace and ModelScope's networks, all from the
 catalogue's folder.
 
-Two environment variables say where: PORTRAIT_MODELS_DIR, the folder of the models, and PORTRAIT_MODELS_CHECKPOINT, any
-SD1.5 file or diffusers folder instead of the catalogue's. The reference's film-look LoRA
-takes part only where `film_lora_weight` asks for it: its licence is unstated, and a LoRA that every portrait goes
-through changes faces too.
+Environment variables say where: PORTRAIT_MODELS_DIR, the folder of the models, and PORTRAIT_MODELS_CHECKPOINT, any
+SD1.5 file or diffusers folder instead of the catalogue's; and how: PORTRAIT_FEW_STEP_LORA (lcm-lora or hyper-sd-lora)
+for fast portraits, PORTRAIT_SMALL_GPU=1 for a card of 8 GiB. The reference's film-look LoRA takes part only where
+`film_lora_weight` asks for it: its licence is unstated, and a LoRA that every portrait goes through changes faces too.
 """
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,6 +38,7 @@ from engine.types import (
 
 if TYPE_CHECKING:
     from engine.diffusion import Diffusion
+    from engine.lora import State
     from engine.models.insightface_faces import InsightFaceFaces
     from engine.models.ip_adapter import IpAdapterFace
     from engine.models.sd15 import Sd15Components, Sd15Files
@@ -103,6 +105,7 @@ class Sd15Profile:
     def __init__(self, models_dir: Path, checkpoint: Path | None = None, device: str = "auto") -> None:
         self._models_dir, self._checkpoint, self._device = models_dir, checkpoint, device
         self._catalogue = load_catalogue()
+        self._few_step_loras: dict[FewStepLora, State] = {}
         self.training = TrainingConfig(crop_scale=CANVAS_SCALE)
         # Landmark fusion keeps the template's light by itself: mixing it with the template would show two faces. The
         # reference's 0.6 belongs to its own fusion network.
@@ -117,13 +120,17 @@ class Sd15Profile:
         else:
             self.first_look = self.portrait.with_changes(ip_adapter_weight=0.6)
 
-    @property
+    @cached_property
     def detector(self) -> FaceDetector:
-        return self._faces.detector
+        from engine.models.remembered_faces import RememberingDetector
 
-    @property
+        return RememberingDetector(self._faces.detector)
+
+    @cached_property
     def recogniser(self) -> FaceRecogniser:
-        return self._faces.recogniser
+        from engine.models.remembered_faces import RememberingRecogniser
+
+        return RememberingRecogniser(self._faces.recogniser)
 
     @cached_property
     def segmenter(self) -> Segmenter:
@@ -148,8 +155,9 @@ class Sd15Profile:
     def fuser(self) -> FaceFuser:
         """Landmarks, not the reference's network: that one brings a second framework and a non-commercial licence."""
         from engine.models.landmark_fusion import LandmarkFuser
+        from engine.models.remembered_faces import RememberingFuser
 
-        return LandmarkFuser()
+        return RememberingFuser(LandmarkFuser())
 
     @cached_property
     def diffusion(self) -> Diffusion:
@@ -157,9 +165,10 @@ class Sd15Profile:
         from engine.diffusion import Diffusion
 
         parts = _loaded(self.files(), device)
-        return Diffusion(
+        diffusion = Diffusion(
             parts.unet, parts.vae, parts.text_encoder, parts.tokenizer, parts.controlnets, parts.scheduler_config
         )
+        return for_small_memory(diffusion) if os.environ.get("PORTRAIT_SMALL_GPU") else diffusion
 
     @cached_property
     def control_pictures(self) -> ControlPictures:
@@ -200,7 +209,16 @@ class Sd15Profile:
         side = self.training.resolution
         return box_crop(face, self.training.crop_scale, (side, side))
 
-    def few_step_lora(self, wanted: FewStepLora) -> Path:
+    def few_step_lora(self, wanted: FewStepLora) -> State:
+        """Read once, and kept where the diffusion is: every fast portrait takes the same one."""
+        from engine.lora import load_kohya
+
+        if wanted not in self._few_step_loras:
+            self._few_step_loras[wanted] = load_kohya(self.few_step_file(wanted), self.diffusion.device)
+        return self._few_step_loras[wanted]
+
+    def few_step_file(self, wanted: FewStepLora) -> Path:
+        """Raises MissingWeights."""
         return self._catalogue.locate_file(wanted, self._models_dir)
 
     def id_templates(self) -> list[Photo]:
@@ -224,6 +242,16 @@ class Sd15Profile:
 
     def _folder(self, model_id: str) -> Path:
         return self._catalogue.locate(model_id, self._models_dir)
+
+
+def for_small_memory(diffusion: Diffusion) -> Diffusion:
+    """The same networks for a card of 8 GiB: ControlNets on the card only for their pass, nothing is recorded (what is
+    recorded must not move). It is slower."""
+    from engine.diffusion.capture import Graphs
+
+    for network in diffusion.controlnets.values():
+        network.to("cpu")
+    return replace(diffusion, graphs=Graphs(recording=False), controls_rest=True)
 
 
 def _loaded(files: Sd15Files, device: str) -> Sd15Components:

@@ -93,8 +93,10 @@ def _engine(settings: WorkerSettings, loader: Literal["load_checks", "load_rende
         log_format=settings.log_format,
         log_level=settings.log_level,
     )
-    # Where its models lie is all that the engine needs to know of our settings.
-    models = {"PORTRAIT_MODELS_DIR": str(settings.models_dir)}
+    # Where its models lie and how they run is all that the engine needs to know of our settings.
+    models = {"PORTRAIT_MODELS_DIR": str(settings.models_dir), "PORTRAIT_FEW_STEP_LORA": settings.few_step_lora}
+    if settings.small_gpu:
+        models["PORTRAIT_SMALL_GPU"] = "1"
     if settings.models_checkpoint:
         models["PORTRAIT_MODELS_CHECKPOINT"] = str(settings.models_checkpoint)
     return EngineProcess(options, settings.start_timeout_s, models)

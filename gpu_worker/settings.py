@@ -42,6 +42,14 @@ class WorkerSettings(BaseSettings):
     models_checkpoint: Path | None = Field(
         None, description="An SD1.5 checkpoint (file or diffusers folder) instead of the catalogue's."
     )
+    few_step_lora: Literal["none", "lcm-lora", "hyper-sd-lora"] = Field(
+        "none",
+        description="Fast portraits of the profile sd15: in 4 and 2 steps with this LoRA "
+        "(`python -m engine models fetch lcm-lora`).",
+    )
+    small_gpu: bool = Field(
+        False, description="For a card of 8 GiB: ControlNets are on it only for their pass; portraits take longer."
+    )
     device: str = Field("auto", description="Device of the engine: auto, cpu, cuda or cuda:N.")
     one_engine: bool = Field(
         False,

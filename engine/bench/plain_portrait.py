@@ -1,5 +1,5 @@
-"""The reference's way to paint, for comparison: diffusers' own inpainting pipeline with ControlNets, run eagerly in half
-precision, with everything moved to the GPU before each call and away after it, the LoRA loaded each time.
+"""The reference's way to paint, for comparison: diffusers' own inpainting pipeline with ControlNets, eager, in half
+precision, everything moved to the GPU before each call and away after it, the LoRA loaded each time.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ SUBJECT = "subject"
 
 @dataclass
 class PlainDiffusion(Diffusion):
-    """Networks of its own, which rest in the CPU's memory; `works_on` is the device of a call. Hands back what it was
-    given, as the bench's own painter does."""
+    """Networks of its own, which rest in the CPU's memory; `works_on` is the device of a call. What it
+    paints is thrown away."""
 
     works_on: str = "cpu"
     lora: Path = field(default_factory=Path)
@@ -84,4 +84,11 @@ class PlainDiffusion(Diffusion):
         pipeline.unload_lora_weights()
         pipeline.to(REST)
         assert len(pictures) == request.count
-        return Painting(request.image, [request.image] * request.count)
+        return pretended(request)
+
+
+def pretended(request: InpaintRequest) -> Painting:
+    """Pictures that show the face that was there, each a little lighter: noise, which random weights paint, shows none
+    and would be searched for long, and what did not change at all would not be searched again."""
+    lighter = [np.maximum(request.image, 1 + k) for k in range(request.count)]
+    return Painting(request.image, [np.minimum(picture, 254) + np.uint8(1) for picture in lighter])

@@ -52,9 +52,14 @@ class Graphs:
 
 
 def identity(networks: Sequence[nn.Module]) -> Hashable:
-    """What tells these networks, as they are built and where their weights lie now, from all others."""
-    modules = tuple(module for network in networks for module in network.modules())
-    return modules, tuple(weight.data_ptr() for network in networks for weight in network.parameters())
+    """What tells these networks, as they are built and where their weights and buffers lie now, from all others."""
+    modules: list[nn.Module] = list(networks)
+    places: list[int] = []
+    for module in modules:  # grows as it is walked; `Module.modules` takes several times as long, once a pass
+        modules += [part for part in module._modules.values() if part is not None]
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            places += [] if tensor is None else [tensor.data_ptr()]
+    return tuple(modules), tuple(places)
 
 
 class _Recording:

@@ -98,6 +98,7 @@ class Diffusion:
     scheduler_config: Mapping[str, Any] = field(default_factory=dict)
     graphs: Graphs = field(default_factory=Graphs)
     streams: Streams = field(default_factory=Streams)
+    controls_rest: bool = False  # ControlNets wait in the CPU's memory and come for their pass alone
     # What others prepared for these very networks, by its owner's name; it lives as long as they do.
     kept: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
@@ -148,7 +149,8 @@ class Diffusion:
         with _memory_as_our_error():
             blurred = None if request.mask is None else _blurred(request)
             original = self._encoded(request.image)
-            latents = self._denoised(request, original, blurred, on_step)
+            with self._at_hand([control.name for control in request.controls]):
+                latents = self._denoised(request, original, blurred, on_step)
             unchanged = self._decoded(original)
             pictures = [unchanged] * request.count if latents is original else self.decode(latents)
         if blurred is None:
@@ -157,6 +159,19 @@ class Diffusion:
             overlaid(request.image, unchanged, blurred),
             [overlaid(request.image, picture, blurred) for picture in pictures],
         )
+
+    @contextlib.contextmanager
+    def _at_hand(self, names: Sequence[str]) -> Iterator[None]:
+        if not self.controls_rest:
+            yield
+            return
+        for name in names:
+            self.controlnets[name].to(self.device)
+        try:
+            yield
+        finally:
+            for name in names:
+                self.controlnets[name].to("cpu")
 
     def _denoised(
         self, request: InpaintRequest, original: torch.Tensor, blurred: Mask | None, on_step: OnStep

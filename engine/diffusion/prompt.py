@@ -67,14 +67,16 @@ def chunks(prompt: str, tokenizer: CLIPTokenizer, at_least: int = 1) -> list[Chu
 
 def encode_chunks(pieces: Sequence[Chunk], encoder: CLIPTextModel) -> torch.Tensor:
     """(chunks x context, width) hidden states. Nothing here waits for the device."""
-    return torch.cat([_states(piece, encoder) for piece in pieces])
+    return torch.cat([_weighed(encoder(piece.ids)[0][0], piece) for piece in pieces])
 
 
 def encode(prompts: Sequence[str], tokenizer: CLIPTokenizer, encoder: CLIPTextModel) -> torch.Tensor:
     """(n, chunks x context, width) hidden states; every prompt is given as many chunks as the longest one needs."""
     most = max(len(chunks(prompt, tokenizer)) for prompt in prompts)
-    pieces = [[piece.to(encoder.device) for piece in chunks(prompt, tokenizer, most)] for prompt in prompts]
-    return torch.stack([encode_chunks(of, encoder) for of in pieces])
+    pieces = [piece for prompt in prompts for piece in chunks(prompt, tokenizer, most)]
+    states = encoder(torch.cat([piece.ids for piece in pieces]).to(encoder.device))[0]
+    weighed = [_weighed(own, piece.to(encoder.device)) for own, piece in zip(states, pieces, strict=True)]
+    return torch.stack(weighed).reshape(len(prompts), -1, states.shape[-1])
 
 
 def _joined(pieces: list[tuple[str, float]]) -> list[tuple[str, float]]:
@@ -104,8 +106,8 @@ def _chunk(tokens: list[tuple[int, float]], tokenizer: CLIPTokenizer) -> Chunk:
     return Chunk(torch.tensor([ids]), None if bool((factors == 1).all()) else factors)
 
 
-def _states(piece: Chunk, encoder: CLIPTextModel) -> torch.Tensor:
-    states: torch.Tensor = encoder(piece.ids)[0][0]
+def _weighed(states: torch.Tensor, piece: Chunk) -> torch.Tensor:
+    """A chunk's hidden states (context, width), stressed as it says."""
     if piece.factors is None:
         return states
     stressed = states * piece.factors[:, None].to(states.dtype)

@@ -34,6 +34,7 @@ REACH = 0.45  # the template is bent up to this share of the face width beyond t
 LIGHT = 0.85  # share of the template's low-frequency light that replaces the reference's
 DARKER = 1.8
 FINE = 12.0
+COARSE = 8  # pixels of a blur's sigma
 LIGHT_RADIUS = 0.13  # sigma of that light, share of the face width
 FOREHEAD_SHARE = 0.4  # how far above the brows the reference shows, of the distance from lips to brows
 BARE = (0.70, 0.85)  # share of skin in that part of the forehead: fringed up to the first, bare from the second
@@ -219,9 +220,15 @@ def _base(lab: Plane, weight: Mask, radius: float) -> Plane:
 
 
 def _spread(values: Plane, weight: Mask, radius: float) -> Plane:
-    """`values` blurred where `weight` says that they count, carried on where it does not."""
-    over = cv2.GaussianBlur(values * weight[..., None], (0, 0), radius)
-    return over / (cv2.GaussianBlur(weight, (0, 0), radius)[..., None] + 1e-12)
+    """`values` blurred where `weight` says that they count, carried on where it does not. What the blur leaves needs
+    no fine grid: it is worked out on one whose pixels are an eighth of `radius`."""
+    size = weight.shape[1::-1]
+    coarse = max(1, int(radius / COARSE))
+    small = max(1, round(size[0] / coarse)), max(1, round(size[1] / coarse))
+    both = cv2.resize(np.dstack([values * weight[..., None], weight]), small, interpolation=cv2.INTER_AREA)
+    both = cv2.GaussianBlur(both, (0, 0), radius * small[0] / size[0], sigmaY=radius * small[1] / size[1])
+    both = cv2.resize(both, size, interpolation=cv2.INTER_CUBIC)
+    return both[..., :-1] / (both[..., -1:] + 1e-12)
 
 
 def _alpha(goal: Points, skin_below: Mask, skin_face: Mask) -> Mask:

@@ -18,6 +18,7 @@ from diffusers.loaders.single_file_utils import SingleFileComponentError
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from engine.catalogue import load_catalogue
+from engine.diffusion.group_norm import use_channels_last_norms
 from engine.errors import EngineError, MissingWeights
 
 CONFIG = Path(__file__).parents[1] / "sd15_config"
@@ -115,6 +116,7 @@ def settle(parts: Sd15Components, device: str) -> None:
         return
     for network in (parts.unet, parts.vae, *parts.controlnets.values()):
         network.to(memory_format=torch.channels_last)
+    use_channels_last_norms(parts.vae)
     if torch.cuda.is_bf16_supported(including_emulation=False):
         for network in (parts.unet, parts.text_encoder, *parts.controlnets.values()):
             network.to(torch.bfloat16)

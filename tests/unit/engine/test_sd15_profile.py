@@ -16,12 +16,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from diffusers import StableDiffusionPipeline
 
 from engine import lora, profiles, sd15_profile
 from engine.__main__ import main
 from engine.catalogue import Catalogue, load_catalogue
-from engine.config import PortraitConfig, TrainingConfig
+from engine.config import FewStepLora, PortraitConfig, TrainingConfig, fast_portrait
+from engine.diffusion import Control, InpaintRequest
 from engine.errors import MissingWeights
 from engine.images import grow_box, read_photo
 from engine.models import sd15
@@ -29,7 +31,7 @@ from engine.models.dlib_faces import DlibDetector, DlibFaceId
 from engine.portraits import make_portraits
 from engine.profiles import MiniProfile, load_profile
 from engine.progress import silent
-from engine.sd15_profile import Sd15Profile
+from engine.sd15_profile import Sd15Profile, for_small_memory
 from engine.training import train_subject
 from engine.types import Face, HeadPose, Photo, SubjectFiles
 from tests.stand_ins import sd15_files as stand_ins
@@ -173,6 +175,53 @@ def test_a_portrait_runs_and_changes_nothing_outside_the_mask(
     assert left <= columns.min() < columns.max() <= right
     assert top <= rows.min() < rows.max() <= bottom
     assert not any("LoRA" in note or "switched off" in note for note in report.notes)
+
+
+def test_a_fast_portrait_takes_few_steps_and_no_negative_branch(
+    profile: OnStandIns, subject: SubjectFiles, networks: stand_ins.Networks, models_dir: Path, shared_data: Path
+) -> None:
+    """With LCM's LoRA in the layout in which it is published: kohya's names, 3x3 convolutions and time projections."""
+    path = models_dir / "lcm-lora" / "pytorch_lora_weights.safetensors"
+    stand_ins.write_few_step_lora(path, networks)
+    named = set(lora.names(lora.load_kohya(path)))
+    assert {"lora_unet_down_blocks_0_resnets_0_conv1", "lora_unet_up_blocks_0_upsamplers_0_conv"} < named
+    config = fast_portrait(profile.portrait).with_changes(super_resolution=False)
+    seen: list[tuple[int, ...]] = []
+    unet = profile.diffusion.unet
+    weight = unet.down_blocks[0].resnets[0].conv1.weight
+    before, during = weight.clone(), []
+    hook = unet.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+    other = unet.register_forward_pre_hook(lambda *_: during.append(weight.clone()))
+    report = make_portraits(subject, read_photo(shared_data / "templates" / "8.jpg"), profile, config)
+    hook.remove()
+    other.remove()
+    assert [shape[0] for shape in seen] == [1] * (4 + 2)
+    assert not torch.equal(during[0], before)
+    assert torch.equal(weight, before)
+    assert report.changed_outside_mask == 0
+
+
+def test_a_missing_few_step_lora_is_a_sentence(profile: OnStandIns) -> None:
+    with pytest.raises(MissingWeights, match="models fetch hyper-sd-lora"):
+        profile.few_step_lora(FewStepLora.HYPER_SD)
+    with pytest.raises(MissingWeights, match="leave few_step_lora at none"):
+        PICTURES.few_step_lora(FewStepLora.LCM)
+
+
+def test_the_environment_asks_for_fast_portraits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORTRAIT_FEW_STEP_LORA", "hyper-sd-lora")
+    config = Sd15Profile(tmp_path, None, "cpu").portrait
+    assert (config.few_step_lora, config.first_steps, config.guidance) == (FewStepLora.HYPER_SD, 4, 1.0)
+
+
+def test_a_small_gpu_paints_the_same(profile: OnStandIns, shared_data: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    controls = (Control("canny", picture, 0.5), Control("tile", picture, 0.7))
+    request = InpaintRequest(picture, None, "a face", "blurry", 4, 0.6, 5.0, controls)
+    expected = profile.diffusion.inpaint(request)
+    small = for_small_memory(profile.diffusion)
+    assert np.array_equal(small.inpaint(request), expected)
+    assert small.controls_rest
 
 
 def test_a_portrait_runs_without_the_colour_network(
