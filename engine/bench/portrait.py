@@ -111,6 +111,7 @@ class RandomProfile(Sd15Profile):
     fuser = property(lambda self: self._fuser)  # type: ignore[assignment]
     enhancer = property(lambda self: self._enhancer)  # type: ignore[assignment]
     diffusion = property(lambda self: self.painter)  # type: ignore[assignment]
+    content_check = None  # type: ignore[assignment]
 
     def few_step_file(self, wanted: FewStepLora) -> Path:
         return self.folder / f"{wanted}.safetensors"
