@@ -56,7 +56,11 @@ class TrainingConfig(Config):
     steps_per_photo: Annotated[int, Field(ge=1, le=1000)] = 200
     batch: Annotated[int, Field(ge=1, le=32)] = 1
     accumulation: Annotated[int, Field(ge=1, le=64)] = 4
-    dataloader_workers: Annotated[int, Field(ge=0, le=32)] = 0  # latents are cached, nothing is left to load
+    # Without effect: latents are made once and kept, nothing is left to load. Here because the reference has it.
+    dataloader_workers: Annotated[int, Field(ge=0, le=32)] = 0
+    # GiB of the GPU that the process may hold while it trains; 0: all that there is. A batch that does not fit is taken
+    # in parts, then activations are computed twice: slower, but the same training. Costs: docs/performance.md.
+    memory_gib: Annotated[float, Field(ge=0)] = 0
     learning_rate: Annotated[float, Field(gt=0, le=1e-2)] = 1e-4
     up_rate: Annotated[float, Field(ge=1, le=64)] = 1.0  # of the up matrices, times the others' (LoRA+, Hayou 2024)
     cool_down: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of the steps over which the rate falls to 0 at the end

@@ -46,6 +46,7 @@ class StepNumbers:
     text_encoder_rate: float
     weight_decay: float
     clip_grad: float
+    memory_gib: float
     batch_shape: tuple[int, ...]  # of the latents
     caption: str
 

@@ -18,7 +18,6 @@ from diffusers.loaders.single_file_utils import SingleFileComponentError
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from engine.catalogue import load_catalogue
-from engine.diffusion.group_norm import use_channels_last_norms
 from engine.errors import EngineError, MissingWeights
 
 CONFIG = Path(__file__).parents[1] / "sd15_config"
@@ -109,14 +108,17 @@ def settle(parts: Sd15Components, device: str) -> None:
     where their weights lie.
 
     On a CPU they stay in single precision. On a GPU bfloat16 (float16 where a card has none, whose losses training
-    scales) and the layout that tensor cores read (channels last). The autoencoder stays in float16: eight bits of
+    scales), the layout that tensor cores read (channels last) and fused kernels between the products. The autoencoder stays in float16: eight bits of
     mantissa band skin.
     """
     if device == "cpu":
         return
     for network in (parts.unet, parts.vae, *parts.controlnets.values()):
         network.to(memory_format=torch.channels_last)
-    use_channels_last_norms(parts.vae)
+    from engine.diffusion.fused import fuse  # Triton comes with the CUDA build of torch alone
+
+    for network in (parts.unet, parts.vae, *parts.controlnets.values()):
+        fuse(network.requires_grad_(False))
     if torch.cuda.is_bf16_supported(including_emulation=False):
         for network in (parts.unet, parts.text_encoder, *parts.controlnets.values()):
             network.to(torch.bfloat16)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -115,7 +116,14 @@ def checkpoints(
     `folder` belongs to this training alone; what another set of photos or numbers left in it is thrown away. Whatever
     `on_step` raises ends the training; the folder then holds all up to the last checkpoint.
     """
-    step = _step_for(data, diffusion, config)
+    with _memory_of(config, diffusion):
+        yield from _course(data, steps, diffusion, config, folder, on_step)
+
+
+def _course(
+    data: TrainingSet, steps: int, diffusion: Diffusion, config: TrainingConfig, folder: Path, on_step: OnStep
+) -> Generator[Checkpoint]:
+    step = _step_of(diffusion, config, tuple(data.latents.shape[2:]), data.caption)
     writer = ThreadPoolExecutor(1)  # the next steps run while a checkpoint is written
     written: Future[None] | None = None
     try:
@@ -141,16 +149,30 @@ def checkpoints(
     finally:
         writer.shutdown()
         step.forget()
+        if config.memory_gib:  # where memory is scarce, portraits get it back
+            diffusion.kept.pop(KEPT, None)
 
 
 def prepare(diffusion: Diffusion, config: TrainingConfig, caption: str) -> None:
     """Makes ready what the first training with these numbers would make ready in somebody's waiting time."""
     side = config.resolution // diffusion.grid
-    _step_of(diffusion, config, (diffusion.unet.config.in_channels, side, side), caption)
+    with _memory_of(config, diffusion):
+        _step_of(diffusion, config, (diffusion.unet.config.in_channels, side, side), caption)
 
 
-def _step_for(data: TrainingSet, diffusion: Diffusion, config: TrainingConfig) -> LoraStep:
-    return _step_of(diffusion, config, tuple(data.latents.shape[2:]), data.caption)
+@contextmanager
+def _memory_of(config: TrainingConfig, diffusion: Diffusion) -> Iterator[None]:
+    """Within the block this process holds at most `memory_gib` of the GPU."""
+    if not config.memory_gib or diffusion.device.type != "cuda":
+        yield
+        return
+    whole = torch.cuda.get_device_properties(diffusion.device).total_memory
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(min(1.0, config.memory_gib * 2**30 / whole), diffusion.device)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, diffusion.device)
 
 
 def _step_of(diffusion: Diffusion, config: TrainingConfig, latent: tuple[int, ...], caption: str) -> LoraStep:
