@@ -108,8 +108,8 @@ def settle(parts: Sd15Components, device: str) -> None:
     where their weights lie.
 
     On a CPU they stay in single precision. On a GPU bfloat16 (float16 where a card has none, whose losses training
-    scales), the layout that tensor cores read (channels last) and fused kernels between the products. The autoencoder stays in float16: eight bits of
-    mantissa band skin.
+    scales), the layout that tensor cores read (channels last) and fused kernels between the products. The autoencoder
+    stays in float16: eight bits of mantissa band skin.
     """
     if device == "cpu":
         return
