@@ -21,15 +21,17 @@ if TYPE_CHECKING:
 
     from engine.diffusion import Diffusion
 
+MOST_ASIDE = 12  # products in flight beside the others: what they read stays in memory
+
 Places = Mapping[str, tuple[nn.Module, str]]
 
 
 class LoraLayer(nn.Module):
     """base(x) + alpha / rank * up(down(x)); `base` is a linear layer or a 1x1 convolution, which is never changed."""
 
-    def __init__(self, base: nn.Module, down: nn.Parameter, up: nn.Parameter, scale: float) -> None:
+    def __init__(self, base: nn.Module, down: nn.Parameter, up: nn.Parameter, scale: float, aside: Aside) -> None:
         super().__init__()
-        self.base, self.down, self.up, self.scale = base, down, up, scale
+        self.base, self.down, self.up, self.scale, self.aside = base, down, up, scale, aside
 
     def forward(self, x: Tensor) -> Tensor:
         if x.is_cuda:
@@ -51,34 +53,66 @@ class LoraLayer(nn.Module):
         rows = x.permute(0, 2, 3, 1) if self.down.ndim == 4 else x
         weight, bias = _weight(self.base).flatten(1), self.base.bias
         flat = rows.reshape(-1, rows.shape[-1])
-        result: Tensor = _LinearWithLora.apply(flat, weight, bias, self.down.flatten(1), self.up.flatten(1), self.scale)
+        down, up = self.down.flatten(1), self.up.flatten(1)
+        result: Tensor = _LinearWithLora.apply(flat, weight, bias, down, up, self)
         result = result.view(*rows.shape[:-1], -1)
         return result.permute(0, 3, 1, 2) if self.down.ndim == 4 else result
 
 
+class Aside:
+    """A second stream, for results that nobody waits for until `join`: small products that leave most of a GPU idle
+    run beside the large ones. On a CPU everything is done in its turn."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._used: list[Any] = []  # memory that must not be given to others before the stream has read it
+
+    def product(self, a: Tensor, b: Tensor, scale: float = 1.0) -> Tensor:
+        """scale a b"""
+        if self._stream is None:
+            return _product(a, b, scale)
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            result = _product(a, b, scale)
+        self._used += [a, b, result]
+        if len(self._used) > 3 * MOST_ASIDE:
+            self.join()
+        return result
+
+    def join(self) -> None:
+        """What is asked for from now on comes after all products."""
+        if self._stream is not None:
+            torch.cuda.current_stream().wait_stream(self._stream)
+            self._used.clear()
+
+
 class _LinearWithLora(torch.autograd.Function):
-    """x W' + b + scale (x D') U' with gradients for x, D and U alone: three matrix products forth, five back."""
+    """x W' + b + scale (x D') U' with gradients for x, D and U alone: three matrix products forth, five back. The
+    gradients of D and U may be used after `aside.join`."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, layer: LoraLayer
     ) -> Tensor:
         inner = x @ down.T
         result = functional.linear(x, weight, bias)
-        result.addmm_(inner, up.T, alpha=scale)
+        result.addmm_(inner, up.T, alpha=layer.scale)
         ctx.save_for_backward(x, weight, down, up, inner)
-        ctx.scale = scale
+        ctx.scale, ctx.aside = layer.scale, layer.aside
         return result
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, down, up, inner = ctx.saved_tensors
-        nothing = grad.new_empty(())
-        grad_inner = torch.addmm(nothing, grad, up, beta=0, alpha=ctx.scale)
-        grad_up = torch.addmm(nothing, grad.T, inner, beta=0, alpha=ctx.scale)
-        grad_down = grad_inner.T @ x
+        grad_up = ctx.aside.product(grad.T, inner, ctx.scale)
+        grad_inner = _product(grad, up, ctx.scale)
+        grad_down = ctx.aside.product(grad_inner.T, x)
         grad_x = torch.mm(grad, weight).addmm_(grad_inner, down) if ctx.needs_input_grad[0] else None
         return grad_x, None, None, grad_down, grad_up, None
+
+
+def _product(a: Tensor, b: Tensor, scale: float) -> Tensor:
+    return torch.addmm(a.new_empty(()), a, b, beta=0, alpha=scale)
 
 
 class TrainableLora:
@@ -94,13 +128,14 @@ class TrainableLora:
         self.masters: list[Tensor] = []
         self.worn: list[Tensor] = []
         self._layers: dict[str, LoraLayer] = {}
+        self._aside = Aside(_weight(next(model.get_submodule(path) for model, path in places.values())).device)
         for name, (model, path) in places.items():
             base = model.get_submodule(path)
             masters, dtype = _empty_factors(base, rank), _weight(base).dtype
             down, up = masters if dtype == torch.float32 else [nn.Parameter(m.detach().to(dtype)) for m in masters]
             self.masters += masters
             self.worn += [down, up]
-            self._layers[name] = LoraLayer(base, down, up, alpha / rank)
+            self._layers[name] = LoraLayer(base, down, up, alpha / rank, self._aside)
 
     @classmethod
     def of(cls, diffusion: Diffusion, rank: int, alpha: int, text_encoder: bool) -> TrainableLora:
@@ -152,6 +187,12 @@ class TrainableLora:
             result[name + DOWN], result[name + UP] = copies[2 * k], copies[2 * k + 1]
             result[name + ALPHA] = torch.tensor(self._alpha)
         return result
+
+    def gradients(self, loss: Tensor) -> list[Tensor]:
+        """Of what is worn, in its order and type."""
+        found = torch.autograd.grad(loss, self.worn)
+        self._aside.join()
+        return list(found)
 
     def wear(self) -> None:
         """Gives the networks what the optimizer made."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Part = tuple[Tensor, Sequence[Tensor]]
+Part = tuple[Tensor, list[Tensor]]
 
 REHEARSALS = 3  # eager steps before the recording: libraries choose their algorithms and make their handles
 FIRST_LOSS_SCALE = 2.0**14  # of float16; what it doubles after and halves by is torch's GradScaler's
@@ -213,11 +213,11 @@ class LoraStep:
             self.loss.add_(loss)
         self._update()
 
-    def _part(self, part: slice) -> tuple[Tensor, Sequence[Tensor]]:
+    def _part(self, part: slice) -> Part:
         """Its share of the loss, and the gradients of that."""
         loss = self._loss(part) * ((part.stop - part.start) / len(self._latents))
         scaled = loss * self._scaler.scale if self._scaler else loss
-        return loss.detach(), torch.autograd.grad(scaled, self.lora.worn)
+        return loss.detach(), self.lora.gradients(scaled)
 
     def _loss(self, part: slice) -> Tensor:
         latents, noise, timesteps = self._latents[part], self._noise[part], self._timesteps[part]
@@ -231,10 +231,10 @@ class LoraStep:
         errors = (predicted.float() - noise).square() * self._places[part]
         return (errors.mean((1, 2, 3)) * self._weights[timesteps]).mean()
 
-    def _keep(self, gradients: Sequence[Tensor], first: bool) -> None:
+    def _keep(self, gradients: list[Tensor], first: bool) -> None:
         """Adds them up in float32, whatever type the networks compute in."""
         if first:
-            torch._foreach_copy_(self._gradients, list(gradients))
+            torch._foreach_copy_(self._gradients, gradients)
             return
         for total, more in zip(self._gradients, gradients, strict=True):
             total.add_(more)

@@ -137,14 +137,14 @@ def _of_groups(sums: Tensor, sizes: dict[str, int], n: int, groups: int, eps: fl
         width=width,
         g=groups,
         statistics=eps is not None,
-        PARTS=triton.next_power_of_2(sizes["parts"]),
+        PARTS=MOST_PARTS,
         WIDTH=triton.next_power_of_2(width),
     )
     return result
 
 
 @triton.jit
-def _hat(x, statistics, picture, channel, inside, c: tl.constexpr, g: tl.constexpr):
+def _hat(x, statistics, picture, channel, inside, c, g):
     place = (picture * g + channel // (c // g)) * 2
     mean = tl.load(statistics + place, mask=inside, other=0.0)
     deviation = tl.load(statistics + place + 1, mask=inside, other=0.0)
@@ -164,7 +164,7 @@ def _weighed_gradient(hat, weight, bias, grad, silu: tl.constexpr):
 @triton.jit
 def _sums(
     x_at, weight_at, bias_at, statistics, grad_at, sums,
-    m, c: tl.constexpr, parts, rows: tl.constexpr, g: tl.constexpr, backward: tl.constexpr, silu: tl.constexpr,
+    m, c, parts, rows: tl.constexpr, g, backward: tl.constexpr, silu: tl.constexpr,
     ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Sums over a part's pixels, by channel: of x and x², or going back of the gradient and gradient times x̂."""
@@ -196,7 +196,7 @@ def _sums(
 
 @triton.jit
 def _reduce(
-    sums, result, count, eps, c: tl.constexpr, parts, width: tl.constexpr, g: tl.constexpr, statistics: tl.constexpr,
+    sums, result, count, eps, c, parts, width, g, statistics: tl.constexpr,
     PARTS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     picture, group = tl.program_id(0), tl.program_id(1)
@@ -215,7 +215,7 @@ def _reduce(
 @triton.jit
 def _normalise(
     x_at, weight_at, bias_at, statistics, y_at,
-    m, c: tl.constexpr, parts, rows: tl.constexpr, g: tl.constexpr, silu: tl.constexpr,
+    m, c, parts, rows: tl.constexpr, g, silu: tl.constexpr,
     ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     part, picture = tl.program_id(0) % parts, tl.program_id(0) // parts
@@ -238,7 +238,7 @@ def _normalise(
 @triton.jit
 def _back(
     x_at, weight_at, bias_at, statistics, grad_at, means, result_at,
-    m, c: tl.constexpr, parts, rows: tl.constexpr, g: tl.constexpr, silu: tl.constexpr,
+    m, c, parts, rows: tl.constexpr, g, silu: tl.constexpr,
     ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     part, picture = tl.program_id(0) % parts, tl.program_id(0) // parts

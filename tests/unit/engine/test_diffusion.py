@@ -15,7 +15,6 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from engine.diffusion import Control, Diffusion, InpaintRequest, Sampler
 from engine.diffusion.core import injection_factors, overlaid
-from engine.diffusion.group_norm import use_channels_last_norms
 from engine.diffusion.prompt import parse_weights
 from engine.errors import Stopped
 from engine.mini import architecture
@@ -218,24 +217,6 @@ def test_an_autoencoder_that_overflows_in_half_precision_goes_on_in_single(tiny:
     large.inpaint(asked)
     assert vae.dtype == torch.float32
     assert expected.shape == asked.image.shape
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_group_normalisation_is_torchs_in_the_other_layout_too(dtype: torch.dtype) -> None:
-    plain = torch.nn.GroupNorm(4, 24, eps=1e-6)
-    torch.nn.init.normal_(plain.weight)
-    torch.nn.init.normal_(plain.bias)
-    ours = torch.nn.Sequential(copy.deepcopy(plain))
-    use_channels_last_norms(ours)
-    pixels = (3 * torch.randn(2, 24, 9, 7) + torch.linspace(-20, 20, 24)[:, None, None]).to(dtype)
-    expected = plain(pixels.float())
-    given = pixels.to(memory_format=torch.channels_last)
-    result = ours.to(dtype)(given)
-    assert result.is_contiguous(memory_format=torch.channels_last)
-    assert torch.allclose(result.float(), expected, atol=1e-4 if dtype is torch.float32 else 4e-2)
-    assert torch.equal(
-        ours(pixels.contiguous()), torch.nn.functional.group_norm(pixels, 4, ours[0].weight, ours[0].bias, 1e-6)
-    )
 
 
 def test_a_painting_tells_what_the_autoencoder_alone_makes_of_it(tiny: Diffusion) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from engine import lora
 from engine.config import TrainingConfig
-from engine.lora_layers import _LinearWithLora
+from engine.lora_layers import Aside, _LinearWithLora
 from engine.lora_step import LoraStep, StepNumbers
 
 if TYPE_CHECKING:
@@ -160,14 +161,15 @@ def test_layers_in_one_sweep_give_autograds_gradients() -> None:
     def random(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=draw, dtype=torch.float64)
 
+    layer = SimpleNamespace(scale=0.5, aside=Aside(torch.device("cpu")))
     x, weight, bias, down, up = random(7, 5), random(6, 5), random(6), random(3, 5), random(6, 3)
     for tensor in (x, down, up):
         tensor.requires_grad_(True)
     assert torch.autograd.gradcheck(
-        lambda *wanted: _LinearWithLora.apply(wanted[0], weight, bias, *wanted[1:], 0.5), (x, down, up)
+        lambda *wanted: _LinearWithLora.apply(wanted[0], weight, bias, *wanted[1:], layer), (x, down, up)
     )
     plain = x @ weight.T + bias + 0.5 * (x @ down.T @ up.T)
-    assert torch.allclose(_LinearWithLora.apply(x, weight, bias, down, up, 0.5), plain)
+    assert torch.allclose(_LinearWithLora.apply(x, weight, bias, down, up, layer), plain)
 
 
 def test_layers_in_one_sweep_are_the_plain_layers(random_diffusion: Diffusion) -> None:
