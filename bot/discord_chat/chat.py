@@ -29,6 +29,7 @@ from bot.chat import ChatError
 from bot.core import App
 from bot.discord_chat.render import MAX_TEXT, Card, CardButton, Renderer
 from bot.domain import Address, Language, MessageRef, Platform
+from bot.pictures import fitting
 from bot.replies import Reply
 from gpu_worker.contract.blobs import BlobNotFound
 
@@ -243,21 +244,21 @@ class DiscordChat:
     # --- what a message is made of
 
     async def _layout(self, card: Card) -> tuple[ui.LayoutView, list[discord.File]]:
-        """The card as components and the files that it names; what Discord would not take is left out and told."""
+        """The card as components and the files that it names. Of a picture that Discord would not take, a smaller copy
+        is shown; a file that it would not take is left out and told."""
+        room = min(MAX_FILE_BYTES, MAX_REQUEST_BYTES // max(len(card.pictures), 1))
         pictures: list[discord.File] = []
+        for key, name in zip(card.pictures, _names(card.pictures), strict=True):
+            if data := await self._blob(key):
+                pictures.append(discord.File(io.BytesIO(await fitting(data, room)), name))
         originals: list[discord.File] = []
-        room, is_too_big = MAX_REQUEST_BYTES, False
-        for key, name, found in [
-            *((key, name, pictures) for key, name in zip(card.pictures, _names(card.pictures), strict=True)),
-            *((key, _file_name(key), originals) for key in card.files),
-        ]:
+        text = card.text
+        for key in card.files:
             data = await self._blob(key)
-            if len(data) > min(MAX_FILE_BYTES, room):
-                is_too_big = True
+            if len(data) > MAX_FILE_BYTES:
+                text = f"{card.text}\n{card.if_too_big}"
             elif data:
-                room -= len(data)
-                found.append(discord.File(io.BytesIO(data), name))
-        text = f"{card.text}\n{card.if_too_big}" if is_too_big else card.text
+                originals.append(discord.File(io.BytesIO(data), _file_name(key)))
         names = [picture.filename for picture in pictures]
         return _view(card, text, names, originals), [*pictures, *originals]
 

@@ -41,7 +41,7 @@ class CardButton:
 class Card:
     """`pictures` and `files` are blob keys; a file is offered for download, untouched.
 
-    `if_too_big` is added to the text when a picture is too large for Discord.
+    `if_too_big` is added to the text when a file is too large for Discord.
     """
 
     text: str

@@ -18,6 +18,7 @@ from bot.callback import pack
 from bot.chat import ChatError
 from bot.core import App
 from bot.domain import Address, Language, MessageRef
+from bot.pictures import fitting
 from bot.replies import CollectingPhotos, Reply
 from bot.telegram_chat.pace import Pace
 from bot.telegram_chat.render import Album, File, Message, Picture, Renderer, Text
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 PLATFORM = "telegram"
 MAX_WAIT_S = 10.0  # a shorter 429 is waited for here; a longer one is the caller's to plan
+MAX_PHOTO_BYTES = 10_000_000  # https://core.telegram.org/bots/api#sendphoto
 MAX_SHOWN = 2000  # messages and chats of which something is remembered; forgetting costs a nicety, no more
 
 
@@ -94,7 +96,7 @@ class TelegramChat:
                 return [await self._send_picture(to, message)]
             case Album():
                 media = [
-                    InputMediaPhoto(await self._blob(p.key), caption=p.html, parse_mode=ParseMode.HTML)
+                    InputMediaPhoto(await self._shown_blob(p.key), caption=p.html, parse_mode=ParseMode.HTML)
                     for p in message.pictures
                 ]
                 await self._act(to, ChatAction.UPLOAD_PHOTO)
@@ -220,7 +222,10 @@ class TelegramChat:
     async def _photo(self, picture: Picture) -> bytes | str:
         """The bytes, or Telegram's own id of a picture that it has."""
         known = await self._app.kept_file(PLATFORM, picture.key) if picture.is_shared else None
-        return known or await self._blob(picture.key)
+        return known or await self._shown_blob(picture.key)
+
+    async def _shown_blob(self, key: str) -> bytes:
+        return await fitting(await self._blob(key), MAX_PHOTO_BYTES)
 
     async def _blob(self, key: str) -> bytes:
         try:

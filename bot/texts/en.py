@@ -427,7 +427,7 @@ DIALOGS: dict[str, str] = {
     "option_template": "Which template; without it, the gallery",
     "option_picture": "A picture of your own to put your face into",
     "restarted": "I was restarted meanwhile. If nothing comes, please ask again.",
-    "too_big_to_show": "A picture here is larger than Discord takes from me (10 MB), so it is missing.",
+    "too_big_to_show": "The file is larger than Discord takes from me (10 MB), so it is missing.",
 }
 
 COUNTED: dict[str, str] = {

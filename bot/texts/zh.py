@@ -397,7 +397,7 @@ DIALOGS: dict[str, str] = {
     "option_template": "用哪个模板；不填则打开图库",
     "option_picture": "放入你的脸的自备图片",
     "restarted": "我刚刚重启了。如果没有回复，请再试一次。",
-    "too_big_to_show": "这里有一张图片超过 Discord 允许我发送的大小（10 MB），所以没有显示。",
+    "too_big_to_show": "文件超过 Discord 允许我发送的大小（10 MB），所以没有附上。",
 }
 
 COUNTED: dict[str, str] = {

@@ -47,8 +47,10 @@ async def test_from_selfies_to_a_portrait(place: Place) -> None:
             await here.blobs.put(key, data + bytes(MAX_FILE))
         await here.discord.command(here.me, "results")
         results = await here.discord.until(lambda m: "Portrait 1 of 1" in m.text)
-        assert words(results).endswith(texts.dialog("too_big_to_show", "en"))
-        assert not results.pictures
+        assert len(results.pictures) == 1, "a smaller copy"
+        await here.discord.press(here.me, results, results.buttons["original"])
+        told = await here.discord.until(lambda m: texts.dialog("too_big_to_show", "en") in words(m))
+        assert not told.attachments
         await here.discord.press(here.me, portrait, portrait.buttons["delete_portrait"])
         await here.discord.until(lambda m: m.text == "### The portrait is deleted.", LIMIT_S)
 

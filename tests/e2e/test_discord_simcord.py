@@ -17,12 +17,13 @@ from bot.chat import Chat
 from bot.core import Incoming
 from bot.dialogue import Asked, Pressed, Said, SentPicture
 from bot.discord_chat.client import Client
-from bot.domain import PortraitView
+from bot.domain import Language, PortraitView
 from bot.replies import Choice, Reply
 from bot.settings import Settings
 from bot.templates import load_templates
 from gpu_worker.contract.blobs import BlobStore, open_blobs
 from tests.e2e.conftest import selfie
+from tests.unit.bot.test_telegram_render import REPLIES
 
 simcord = pytest.importorskip("simcord", reason="needs SimCord: pip install simcord")
 
@@ -49,6 +50,7 @@ class ScriptedApp:
     heard: list[Said] = field(default_factory=list)
     chats: dict[str, Chat] = field(default_factory=dict)
     inbox: Any = field(default_factory=NoInbox)
+    script: list[tuple[Reply, Language]] = field(default_factory=list)  # said one by one to those who ask for /help
 
     def register(self, platform: str, chat: Chat) -> None:
         self.chats[platform] = chat
@@ -64,6 +66,8 @@ class ScriptedApp:
         chat, to, language = self.chats["discord"], incoming.address, incoming.language
         template = load_templates().templates[0]
         match incoming.said:
+            case Asked("help"):
+                await chat.send(to, *self.script.pop(0))
             case Asked("train"):
                 await chat.send(to, r.AskConsent("2026-11"), language)
             case Pressed(Choice("agree")):
@@ -140,3 +144,20 @@ async def test_gallery_results_and_buttons_after_a_restart(tmp_path: Path) -> No
         assert len(original.followups[0].attachments) == 1
         again = await anna.click(result.response, label="Again")
         assert again.followups[0].content == "This button is out of date."
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+async def test_every_reply_is_taken(tmp_path: Path, language: Language) -> None:
+    """SimCord refuses what Discord refuses: components, their numbers and lengths, custom ids, attachments."""
+    async with simulated(tmp_path) as (_, app, channel, anna):
+        app.blobs = AnyPicture()
+        for reply in REPLIES:
+            app.script = [(reply, language)]
+            result = await anna.slash(channel, "help")
+            assert result.ephemeral
+            assert result.response.components, type(reply).__name__
+
+
+class AnyPicture:
+    async def get(self, key: str) -> bytes:
+        return selfie(1)

@@ -309,6 +309,34 @@ async def test_too_many_requests_are_waited_for_and_long_waits_are_told(
     assert told.value.is_permanent
 
 
+async def test_a_chat_that_is_gone_is_left_alone(app: Listener, alice: Person) -> None:
+    with pytest.raises(ChatError) as told:
+        await app.port.send(Address("telegram", "404404", "404404"), r.Help(), "en")
+    assert told.value.is_permanent
+
+
+async def test_a_picture_larger_than_telegram_takes_is_shown_smaller_and_its_file_is_whole(
+    app: Listener, alice: Person
+) -> None:
+    heavy = jpeg(size=(4000, 3000)) + bytes(10_500_000)
+    app.blobs.files["p/heavy.jpg"] = heavy
+    portrait = PortraitView("portrait01", "p/heavy.jpg", 4000, 3000, 0.7)
+    await app.port.send(ME, r.PortraitsReady("job000001", (portrait,), 12.0), "en")
+    shown = await alice.wait_message(lambda m: "photo" in m, WAIT_S)
+    assert shown["photo"]
+    await app.port.send(ME, r.OriginalFile(portrait), "en")
+    sent = await alice.wait_message(lambda m: "document" in m, WAIT_S)
+    assert await alice.media(sent["document"]["file_id"]) == heavy
+
+
+async def test_a_file_that_cannot_be_fetched_any_more_is_named(app: Listener, alice: Person, sandbox: Sandbox) -> None:
+    async with ClientSession() as http:
+        gone = {"method": "getFile", "error_code": 400, "description": "Bad Request: file is temporarily unavailable"}
+        await http.post(f"{sandbox.url}/sandbox/faults", json=gone)
+    await alice.send_photos([("a.jpg", jpeg())])
+    assert (await app.until(1))[0].said == PictureNotTaken("expired")
+
+
 async def test_a_chat_that_gets_much_gets_it_at_telegrams_pace(app: Listener, alice: Person, sandbox: Sandbox) -> None:
     start = time.monotonic()
     await asyncio.gather(*(app.port.send(ME, r.Help(), "en") for _ in range(13)))
