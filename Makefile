@@ -11,8 +11,9 @@ TEMPLATE ?=
 OUT ?= demo-out
 N ?= 1000000
 SEED ?= 1
+HOURS ?=
 
-.PHONY: help install demo chat test check format fuzz load audit learning-test clean
+.PHONY: help install demo chat test check format fuzz load chaos audit learning-test clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -32,6 +33,9 @@ chat: install  ## the same for a person: a chat page on 127.0.0.1
 
 test: install  ## all tests
 	$(BIN)/python -m pytest -q
+
+chaos: install  ## everything killed, paused and cut off at random while people use it (SEED=n HOURS=h; 10 minutes)
+	$(BIN)/python -m tests.chaos --seed $(SEED) $(if $(HOURS),--hours $(HOURS))
 
 check: install  ## formatting, lint, types, import rules, secrets and unsafe code
 	$(BIN)/ruff format --check .

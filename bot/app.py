@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
@@ -15,7 +16,7 @@ from bot import replies as r
 from bot.acts import Tell
 from bot.chat import Chat, ChatError
 from bot.core import Inbox, Incoming
-from bot.db.database import Database, open_database
+from bot.db.database import Database, is_away, open_database
 from bot.db.migrate import upgrade
 from bot.delivery import Delivery, Painter
 from bot.dialogue import PictureNotTaken, SentPicture, storable
@@ -27,7 +28,7 @@ from bot.job_events import EventReader
 from bot.keys import NoMasterKey, UserKeys, master_keys
 from bot.outbox import relay_forever
 from bot.packing import pack_telling
-from bot.parts import Parts, new_reference, utc_now
+from bot.parts import Clock, Parts, new_reference, utc_now
 from bot.queue import open_queue
 from bot.reconciler import Reconciler
 from bot.replies import Reply
@@ -43,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 _PAINT_EVERY_S = 0.5
 _LONGEST_ALBUM_S = 5.0
+_PATIENCE_S = 60.0  # an outage of the database that lasts longer is apologised for
 
 _FOREIGN_KEYS = (
     "The pictures and models of {count} users are sealed under a master key that is not among those given: set "
@@ -57,22 +59,31 @@ class StartFailure(Exception):
 
 
 class SqlInbox:
-    """`core.Inbox` in the database."""
+    """`core.Inbox` in the database. An outage of the database is waited out: what was said is not to be said again."""
 
-    def __init__(self, db: Database) -> None:
-        self._db = db
+    def __init__(self, db: Database, clock: Clock) -> None:
+        self._db, self._clock = db, clock
 
     async def store(self, platform: str, update_id: int, raw: str) -> bool:
-        async with self._db.transaction() as store:
-            return await store.mail.store(platform, update_id, raw, utc_now())
+        async def write() -> bool:
+            async with self._db.transaction() as store:
+                return await store.mail.store(platform, update_id, raw, self._clock())
+
+        return await self._db.outlasting(write)
 
     async def done(self, platform: str, update_id: int) -> None:
-        async with self._db.transaction() as store:
-            await store.mail.done(platform, update_id)
+        async def write() -> None:
+            async with self._db.transaction() as store:
+                await store.mail.done(platform, update_id)
+
+        await self._db.outlasting(write)
 
     async def pending(self, platform: str) -> list[str]:
-        async with self._db.transaction() as store:
-            return await store.mail.pending(platform)
+        async def read() -> list[str]:
+            async with self._db.transaction() as store:
+                return await store.mail.pending(platform)
+
+        return await self._db.outlasting(read)
 
 
 class Bot:
@@ -80,7 +91,7 @@ class Bot:
 
     def __init__(self, parts: Parts) -> None:
         self.parts, self.settings, self.blobs = parts, parts.settings, parts.blobs
-        self.inbox: Inbox = SqlInbox(parts.db)
+        self.inbox: Inbox = SqlInbox(parts.db, parts.clock)
         self.delivery = Delivery(parts)
         self.painter = Painter(parts, self.delivery)
         self.events = EventReader(parts, self.delivery, self.painter)
@@ -95,27 +106,19 @@ class Bot:
         self.reconciler.wanted.set()  # what waited for this chat goes out now
 
     async def handle(self, incoming: Incoming) -> Reply | None:
-        platform, person = incoming.address.platform, incoming.address.person
         incoming = replace(incoming, said=storable(incoming.said))
         try:
-            async with self.parts.locks.held("person", platform, person):
-                heard = await hear(self.parts, incoming)
-                handled = await converse(self.parts, incoming, heard) if heard else None
+            handled = await self.parts.db.outlasting(partial(self._take_in, incoming), _PATIENCE_S)
             if handled is None:
                 return None
             self.parts.relay_wanted.set()
-            await self._afterwards(handled)
-            self.parts.erasing.discard((platform, person))
-            if isinstance(incoming.said, SentPicture | PictureNotTaken):
-                self._answer_when_quiet(platform, person)
-            else:
-                await self.delivery.answer(platform, person)
+            await self._follow_up(incoming, handled)
         except Exception:  # the border of the chats
             reference = new_reference()
             logger.exception("an event could not be handled (%s)", reference)
             return await self._apologise(incoming, r.Apology(reference))
         finally:
-            self.parts.erasing.discard((platform, person))
+            self.parts.erasing.discard((incoming.address.platform, incoming.address.person))
         return handled.alert
 
     async def settle_guild(self, place: Place, change: Callable[[GuildRules], GuildRules]) -> GuildRules | None:
@@ -170,6 +173,27 @@ class Bot:
 
     # --- handling ---
 
+    async def _take_in(self, incoming: Incoming) -> Handled | None:
+        """None when the event was handled before; also when it was this very call, whose answer got lost."""
+        async with self.parts.locks.held("person", incoming.address.platform, incoming.address.person):
+            heard = await hear(self.parts, incoming)
+            return await converse(self.parts, incoming, heard) if heard else None
+
+    async def _follow_up(self, incoming: Incoming, handled: Handled) -> None:
+        """The decision is stored by now, so an outage from here on delays the answer and nothing else."""
+        platform, person = incoming.address.platform, incoming.address.person
+        try:
+            await self._afterwards(handled)
+            self.parts.erasing.discard((platform, person))
+            if isinstance(incoming.said, SentPicture | PictureNotTaken):
+                self._answer_when_quiet(platform, person)
+            else:
+                await self.delivery.answer(platform, person)
+        except Exception as error:
+            if not is_away(error):
+                raise
+            logger.warning("an answer is left to the reconciler: %s", type(error).__name__)
+
     async def _afterwards(self, handled: Handled) -> None:
         gone = handled.aftermath.forgotten
         if gone and handled.turn:
@@ -219,7 +243,7 @@ class Bot:
 
 
 @asynccontextmanager
-async def open_bot(settings: Settings) -> AsyncIterator[Bot]:
+async def open_bot(settings: Settings, clock: Clock = utc_now) -> AsyncIterator[Bot]:
     """Opens everything that the bot needs, and closes it. Raises StartFailure with a sentence."""
     url = settings.database
     try:
@@ -246,7 +270,7 @@ async def open_bot(settings: Settings) -> AsyncIterator[Bot]:
             raise StartFailure(_FOREIGN_KEYS.format(count=count))
         await templates.publish(blobs)
         async with intake:
-            parts = Parts(settings, db, blobs, keys, queue, intake, templates, Tombstones(settings.data_dir))
+            parts = Parts(settings, db, blobs, keys, queue, intake, templates, Tombstones(settings.data_dir), clock)
             await forget_again(parts)
             try:
                 yield Bot(parts)
@@ -273,10 +297,10 @@ def frontends_of(settings: Settings) -> dict[str, Frontend]:
     return found
 
 
-async def run(settings: Settings, stop: asyncio.Event) -> None:
+async def run(settings: Settings, stop: asyncio.Event, clock: Clock = utc_now) -> None:
     """The whole bot, until `stop` is set. Raises StartFailure."""
     frontends = frontends_of(settings)
-    async with open_bot(settings) as bot:
+    async with open_bot(settings, clock) as bot:
         try:
             await bot.run(frontends, stop)
         except* StartFailure as failures:

@@ -32,5 +32,5 @@ class Chat(Protocol):
         ...
 
     async def delete(self, ref: MessageRef) -> bool:
-        """Deletes a message of ours; False when the platform no longer lets us."""
+        """Deletes a message of ours; False when the platform no longer lets us. Raises ChatError when it is away."""
         ...

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 # The ends that people wait for get a message of their own, because an edit rings no bell.
 _RINGS = ("train", "portrait")
+_OUTAGE_S = 20.0  # of the database, that is waited out before what was said is noted
 
 
 @dataclass(frozen=True)
@@ -105,10 +107,15 @@ class Delivery:
 
     async def _said(self, turns: Iterable[UnsaidTurn]) -> None:
         done = list(turns)
-        if done:
+        if not done:
+            return
+
+        async def write() -> None:
             async with self._parts.db.transaction() as store:
                 events = [turn.event_id for turn in done]
                 await store.turns.said(done[0].address, events, self._parts.clock())
+
+        await self._parts.db.outlasting(write, _OUTAGE_S)
 
     async def _not_taken(self, turns: list[UnsaidTurn], error: ChatError) -> None:
         logger.info("an answer was not taken (%s): %s", "for good" if error.is_permanent else "for now", error)
@@ -145,11 +152,10 @@ class Delivery:
             else:
                 ref = (await chat.send(stored.address, reply, person.language))[-1]
             if ref != stored.message:
-                async with self._parts.db.transaction() as store:
-                    await store.collections.set_message(session_id, ref)
-                await self._keep(stored.address, [ref])
+                await self._keep(stored.address, [ref], shows_session_id=session_id)
             if stored.message and anew:
-                await chat.delete(stored.message)
+                with suppress(ChatError):  # it stays above the new one at worst
+                    await chat.delete(stored.message)
 
     # --- a job ---
 
@@ -160,7 +166,9 @@ class Delivery:
                 shown = await self._what_to_show(store, job_id)
             if shown is None or shown.job.address.platform not in self._parts.chats:
                 return
-            if shown.job.status.is_final:
+            if shown.job.shown == "closing":
+                await self._close(shown)
+            elif shown.job.status.is_final:
                 self._painted.pop(job_id, None)
                 await self._show_outcome(shown)
             elif self._painted.get(job_id) != shown.reply:
@@ -179,10 +187,12 @@ class Delivery:
         lookups = Lookups(store, self._parts.templates, job.user_id, self._parts.workers)
         if job.template_id:
             template = await lookups.template(job.template_id)
-        if not job.status.is_final:
+        if job.shown == "closing":
+            reply: Reply | None = r.Working(job.view(), template)
+        elif not job.status.is_final:
             view = job.view(await store.jobs.place_of(job, self._parts.workers))
             is_check = job.kind == "check_template"
-            reply: Reply | None = r.OwnTemplateChecking() if is_check else r.Working(view, template)
+            reply = r.OwnTemplateChecking() if is_check else r.Working(view, template)
         else:
             reply = await outcome(store, lookups, job)
         if reply is None or (job.kind == "inspect" and not job.status.is_final):
@@ -210,22 +220,29 @@ class Delivery:
             elif error.retry_after_s is not None:
                 await self._note_shown(job, "no")  # refused for certain, so the next try is again the first
             raise
-        await self._note_shown(job, "yes")
         if rings and job.message:
+            await self._note_shown(job, "closing")
             await self._close(shown)
+        else:
+            await self._note_shown(job, "yes")
 
     async def _close(self, shown: _Shown) -> None:
-        """The message that showed the progress has done its work: no bar, no button."""
+        """The message that showed the progress has done its work: no bar, no button. Raises ChatError."""
         try:
             await self._put(shown, r.Working(shown.job.view(), shown.template))
         except ChatError as error:
-            logger.info("a progress message stays as it was: %s", error)
+            if not error.is_permanent:
+                raise
+        await self._note_shown(shown.job, "yes")
 
-    async def _note_shown(self, job: StoredJob, how: Literal["no", "yes"], *, is_dead: bool = False) -> None:
-        async with self._parts.db.transaction() as store:
-            await store.jobs.change(job.job_id, shown=how)
-            if is_dead:
-                await store.people.mark_dead(job.address)
+    async def _note_shown(self, job: StoredJob, how: Literal["no", "closing", "yes"], *, is_dead: bool = False) -> None:
+        async def write() -> None:
+            async with self._parts.db.transaction() as store:
+                await store.jobs.change(job.job_id, shown=how)
+                if is_dead:
+                    await store.people.mark_dead(job.address)
+
+        await self._parts.db.outlasting(write, _OUTAGE_S)
 
     async def _put(self, shown: _Shown, reply: Reply) -> None:
         """Into the job's message; the first time, that message is made."""
@@ -235,17 +252,33 @@ class Delivery:
         else:
             ref = (await chat.send(job.address, reply, shown.language))[-1]
         if ref != job.message:
-            async with self._parts.db.transaction() as store:
-                await store.jobs.set_message(job.job_id, ref)
-            await self._keep(job.address, [ref])
+            await self._keep(job.address, [ref], shows_job_id=job.job_id)
 
-    async def _keep(self, address: Address, refs: list[MessageRef], *, portrait_job_id: str | None = None) -> None:
-        async with self._parts.db.transaction() as store:
-            person = await store.people.find(address)
-            if person is None:
-                return  # they were just forgotten
-            for ref in refs:
-                await store.people.keep_message(person.user_id, ref, self._parts.clock(), portrait_job_id)
+    async def _keep(
+        self,
+        address: Address,
+        refs: list[MessageRef],
+        *,
+        portrait_job_id: str | None = None,
+        shows_job_id: str | None = None,
+        shows_session_id: str | None = None,
+    ) -> None:
+        """Notes what was just sent. A message that is not noted is lost to edits and to /forget: an outage is waited
+        out."""
+
+        async def write() -> None:
+            async with self._parts.db.transaction() as store:
+                if shows_job_id:
+                    await store.jobs.set_message(shows_job_id, refs[-1])
+                if shows_session_id:
+                    await store.collections.set_message(shows_session_id, refs[-1])
+                person = await store.people.find(address)
+                if person is None:
+                    return  # they were just forgotten
+                for ref in refs:
+                    await store.people.keep_message(person.user_id, ref, self._parts.clock(), portrait_job_id)
+
+        await self._parts.db.outlasting(write, _OUTAGE_S)
 
 
 class Painter:

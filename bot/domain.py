@@ -179,7 +179,7 @@ class StoredJob(NewJob):
     failure: dict[str, Any] | None = None
     result: dict[str, Any] | None = None
     seen: tuple[int, int, int] = (0, 0, 0)  # attempt, run, seq of the newest event
-    shown: Literal["no", "showing", "yes"] = "no"
+    shown: Literal["no", "showing", "closing", "yes"] = "no"
     message: MessageRef | None = None
     created_at: datetime = datetime.min
     started_at: datetime | None = None

@@ -12,6 +12,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from bot.chat import ChatError
 from bot.db.collections import Judgement
+from bot.db.database import is_away
 from bot.db.library import OwnedPortrait
 from bot.db.store import Store
 from bot.delivery import Delivery, Painter
@@ -130,7 +131,7 @@ async def _keep_subject(
     name = old.name if old else await _name(store, job, job.session_id, len(subjects) + 1)
     picture = result.card_key or result.preview_key
     subject = Subject(job.subject_id, name, now, result.likeness, result.real_likeness, picture)
-    prefix = run_prefix(job.payload["output_prefix"], event.attempt, event.run)
+    prefix = result.files_prefix or run_prefix(job.payload["output_prefix"], event.attempt, event.run)
     keeps_photos = parts.settings.keep_photos or (here is not None and here.keeps_photos)
     await store.library.add_subject(job.user_id, subject, prefix, job.session_id if keeps_photos else None)
     if old:
@@ -190,8 +191,9 @@ async def _drop_template(store: Store, recorded: Recorded) -> None:
 
 
 def _outputs(job: StoredJob, event: e.Succeeded) -> list[str]:
+    """All that the runs of a cancelled job left: its prefix is its own."""
     prefix = job.payload.get("output_prefix")
-    return [run_prefix(prefix, event.attempt, event.run)] if prefix else []
+    return [prefix] if prefix else []
 
 
 def _judgements(photos: tuple[e.PhotoVerdict, ...]) -> list[Judgement]:
@@ -240,7 +242,7 @@ class EventReader:
         for entry_id, fields in entries:
             self._tries[entry_id] = self._tries.get(entry_id, 0) + 1
             if self._tries[entry_id] <= _TRIES:
-                await self._take((fields or {}).get(e.EVENT_FIELD.encode()))
+                await self._take_patiently(entry_id, (fields or {}).get(e.EVENT_FIELD.encode()))
             else:
                 logger.error("an event is given up after %d tries", _TRIES)  # the reconciler looks after its job
             del self._tries[entry_id]
@@ -248,6 +250,14 @@ class EventReader:
             await self._redis.xack(e.EVENT_STREAM, e.EVENT_GROUP, entry_id)
             await self._redis.xdel(e.EVENT_STREAM, entry_id)
         return len(entries)
+
+    async def _take_patiently(self, entry_id: bytes, raw: bytes | None) -> None:
+        try:
+            await self._take(raw)
+        except Exception as error:
+            if is_away(error):
+                self._tries[entry_id] -= 1  # not the event's fault
+            raise
 
     async def _take(self, raw: bytes | None) -> None:
         try:

@@ -46,11 +46,12 @@ async def outcome(store: Store, lookups: Lookups, job: StoredJob) -> Reply | Non
 async def _failure(store: Store, job: StoredJob) -> Reply | None:
     failure: dict[str, Any] = job.failure or {}
     reason = failure.get("reason", "internal")
-    photos = await _photos(store, job) if job.session_id else ()
+    stored = await store.collections.get(job.session_id) if job.session_id else None
+    photos = stored.collection.photos if stored else ()
     if job.kind == "check_template":
         return r.OwnTemplateRefused(reason)
-    if job.kind == "inspect" and not photos:
-        return None  # the collection is gone: nobody waits for its verdicts
+    if job.kind == "inspect" and (not photos or (stored and stored.version != job.session_version)):
+        return None  # the photos have changed or are gone meanwhile: nobody waits for verdicts on the old set
     return r.JobFailed(
         job.kind,
         reason,

@@ -24,6 +24,8 @@ from gpu_worker.contract.blobs import BlobStore
 
 logger = logging.getLogger(__name__)
 
+Clock = Callable[[], datetime]
+
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
@@ -89,7 +91,7 @@ class Parts:
     """Wired in bot/app.py, passed to whatever needs them.
 
     `workers` is what the reconciler last counted; `erasing` are people (platform, person) whose receipt is not complete
-    yet, so nothing is said to them; `forgotten` are users whose workers may still write something late.
+    yet, so nothing is said to them.
     """
 
     settings: Settings
@@ -100,11 +102,10 @@ class Parts:
     intake: Intake
     templates: BuiltInTemplates
     tombstones: Tombstones
-    clock: Callable[[], datetime] = utc_now
+    clock: Clock = utc_now
     chats: dict[str, Chat] = field(default_factory=dict)
     locks: Locks = field(default_factory=Locks)
     tasks: Tasks = field(default_factory=Tasks)
     relay_wanted: asyncio.Event = field(default_factory=asyncio.Event)
     workers: Workers = field(default_factory=lambda: Workers(0))
     erasing: set[tuple[str, str]] = field(default_factory=set)
-    forgotten: dict[str, datetime] = field(default_factory=dict)

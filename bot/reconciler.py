@@ -13,9 +13,9 @@ from redis.exceptions import RedisError
 from bot.chat import ChatError
 from bot.delivery import Delivery, Painter
 from bot.domain import StoredJob
+from bot.erasure import finish_erasures
 from bot.job_events import Recorded, end_badly
 from bot.parts import Parts
-from gpu_worker.contract.blobs import user_prefix
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,6 @@ _SWEEP_EVERY = 6  # ticks
 _PATIENCE = timedelta(seconds=15)  # younger ones are being dealt with
 _QUIET = timedelta(seconds=5)
 _CANCELLED_LATELY = timedelta(hours=1)
-_LATE_WRITES = timedelta(minutes=10)  # after that the hourly sweep for stray blobs looks after it
 
 
 class Reconciler:
@@ -52,9 +51,9 @@ class Reconciler:
             self._show_outcomes,
             self._answer_people,
             self._refresh_queue_places,
-            self._erase_late_writes,
+            self._finish_erasures,
         ]
-        if self._ticks % _SWEEP_EVERY == 0 or self._parts.forgotten:
+        if self._ticks % _SWEEP_EVERY == 0:
             steps.append(self._sweep_redis)
         for step in steps:
             try:
@@ -111,7 +110,7 @@ class Reconciler:
 
     async def _check_collections(self) -> None:
         async with self._parts.db.transaction() as store:
-            waiting = await store.collections.to_be_checked(self._parts.clock() - _QUIET)
+            waiting = await store.collections.to_be_checked(self._parts.clock() - _QUIET, self._parts.clock())
             due = []
             for session_id in waiting:
                 last = await store.jobs.last_inspection(session_id)
@@ -123,14 +122,16 @@ class Reconciler:
     async def _show_outcomes(self) -> None:
         async with self._parts.db.transaction() as store:
             jobs = await store.jobs.unshown()
-        before = self._parts.clock() - self._patience()
+        now = self._parts.clock()
         for job in jobs:
-            if job.finished_at and job.finished_at <= before and not self._parts.locks.is_held("job", job.job_id):
+            # A moment to come is one that was noted before the clock was put back.
+            is_due = job.finished_at and not timedelta(0) <= now - job.finished_at < self._patience()
+            if is_due and not self._parts.locks.is_held("job", job.job_id):
                 await self._quietly(self._delivery.show_job(job.job_id))
 
     async def _answer_people(self) -> None:
         async with self._parts.db.transaction() as store:
-            people = await store.turns.waiting_people(self._parts.clock() - self._patience())
+            people = await store.turns.waiting_people(self._parts.clock() - self._patience(), self._parts.clock())
         for platform, person in people:
             await self._delivery.answer(platform, person)
 
@@ -141,13 +142,8 @@ class Reconciler:
             if job.kind in ("train", "portrait"):
                 self._painter.note(job)
 
-    async def _erase_late_writes(self) -> None:
-        """A worker that was busy for somebody who is forgotten stops within seconds, but may write until then."""
-        before = self._parts.clock() - _LATE_WRITES
-        for user_id, since in list(self._parts.forgotten.items()):
-            await self._parts.blobs.delete_prefix(user_prefix(user_id))
-            if since < before:
-                del self._parts.forgotten[user_id]
+    async def _finish_erasures(self) -> None:
+        await finish_erasures(self._parts)
 
     async def _sweep_redis(self) -> None:
         """What Redis knows of jobs whose person was forgotten."""

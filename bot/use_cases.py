@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from bot.actor import Actor, Aftermath, picture_key
 from bot.acts import Tell, Telling
 from bot.admin import Desk, is_for_admin
+from bot.chat import ChatError
 from bot.conversation import advance, takes_pictures
 from bot.core import Incoming
 from bot.db.store import Store
@@ -18,6 +19,7 @@ from bot.dialogue import (
     Heard,
     PictureKept,
     PictureNotTaken,
+    Pressed,
     SentPicture,
 )
 from bot.domain import MessageRef, Person, new_id
@@ -25,9 +27,11 @@ from bot.intake import NotTaken
 from bot.packing import pack_dialogue, pack_telling, unpack_dialogue
 from bot.parts import Parts
 from bot.quotas import Quotas
-from bot.replies import Refused, Reply
+from bot.replies import Choice, OutOfDate, Refused, Reply
 
 logger = logging.getLogger(__name__)
+
+_FORGET = Pressed(Choice("forget_sure"))
 
 
 @dataclass
@@ -66,6 +70,9 @@ async def converse(parts: Parts, incoming: Incoming, heard: Heard) -> Handled | 
     async with parts.db.transaction() as store:
         if await store.turns.is_known(incoming.address.platform, incoming.event_id):
             return None
+        if incoming.said == _FORGET and await store.people.find(incoming.address) is None:
+            # Pressed twice: that must not make somebody known again whom we have just forgotten.
+            return Handled(None, OutOfDate(), Aftermath())
         person = await store.people.meet(incoming.address, incoming.language, now)
         dialogue = unpack_dialogue(person.dialogue)
         tellings: list[Telling]
@@ -98,7 +105,11 @@ async def clean_up(parts: Parts, handled: Handled) -> None:
 
 async def delete_message(parts: Parts, ref: MessageRef) -> bool:
     chat = parts.chats.get(ref.address.platform)
-    return chat is not None and await chat.delete(ref)
+    try:
+        return chat is not None and await chat.delete(ref)
+    except ChatError as error:
+        logger.info("a message could not be deleted: %s", error)
+        return False
 
 
 async def gather_facts(parts: Parts, store: Store, person: Person, incoming: Incoming) -> Facts:

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from engine.errors import Stopped
 from engine.progress import Progress, Report
 from gpu_worker import failures
-from gpu_worker.contract.events import CheckTemplateResult, InspectResult, PortraitResult, TrainResult
+from gpu_worker.contract.events import AnyResult
 from gpu_worker.contract.jobs import Message
 from gpu_worker.engine_messages import (
     TO_ENGINE,
@@ -43,8 +43,6 @@ from gpu_worker.engine_messages import (
 from gpu_worker.logs import job_in_logs, set_up_logs
 
 logger = logging.getLogger(__name__)
-
-AnyResult = InspectResult | CheckTemplateResult | TrainResult | PortraitResult
 
 
 Runner = Callable[[Run, Report], AnyResult]

@@ -28,6 +28,7 @@ from engine.stages.template import left_to_right, template_faces
 from engine.text_to_photo import Recipe, painted_template, read_recipe
 from engine.types import Face, Inspection, Photo, SubjectFiles
 from gpu_worker.contract.events import (
+    AnyResult,
     Checkpoint,
     CheckTemplateResult,
     InspectResult,
@@ -39,7 +40,7 @@ from gpu_worker.contract.events import (
     TrainResult,
 )
 from gpu_worker.contract.jobs import BlobKey, CheckTemplate, InspectPhotos, MakePortraits, TrainSubject
-from gpu_worker.engine_child import AnyResult, Runner
+from gpu_worker.engine_child import Runner
 from gpu_worker.engine_messages import Run
 from gpu_worker.failures import photo_verdicts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING
@@ -12,6 +13,8 @@ from gpu_worker.engine_messages import Failure
 
 if TYPE_CHECKING:
     from engine.types import PhotoReport
+
+_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 CANCELLED = Failure(kind="cancelled", reason="cancelled")
 TIMEOUT = Failure(kind="permanent", reason="timeout")
@@ -39,6 +42,8 @@ def of_engine_error(error: BaseException) -> Failure:
             return Failure(kind="transient", reason="out_of_memory", detail=detail, needs_fresh_engine=True)
         case errors.UnknownRecipe():
             return Failure(kind="permanent", reason="input_missing", detail=detail)
+        case OSError(errno=code) if code in _DISK_IS_FULL:
+            return of_storage(error)
         case errors.MissingWeights():
             return Failure(kind="permanent", reason="missing_weights", detail=detail)
         case _:

@@ -38,6 +38,9 @@ from gpu_worker.workspace import (
     Workspace,
     checkpoints_prefix,
     fetch_inputs,
+    files_of,
+    keep_result,
+    kept_result,
     persistently,
     store_results,
 )
@@ -176,6 +179,9 @@ class JobRunner:
     async def _in_folder(self, job: AnyJob, lease: Lease, reporter: Reporter, folder: Path) -> Done | Failure:
         blobs, prefix, may_go_on = self._blobs_of(job), _run_prefix(job, lease.claim), partial(self._may_go_on, lease)
         may_go_on()
+        if result := await persistently(partial(kept_result, job, blobs), _FETCH_FOR_S, may_go_on):
+            logger.info("it was done before, and is reported again")
+            return Done(result=result)
         await persistently(partial(fetch_inputs, job, folder, blobs), _FETCH_FOR_S, may_go_on)
         request = Run(number=0, job=job, folder=folder, prefix=prefix)
         async with reporter.publishing(folder, prefix), self._checkpoints_kept(job, lease, folder):
@@ -191,6 +197,7 @@ class JobRunner:
             await persistently(partial(store_results, folder / "out", prefix, blobs), _STORE_FOR_S, may_go_on)
             if await self._is_cancelled(job.job_id):
                 return failures.CANCELLED
+            await persistently(partial(keep_result, job, ended.result, blobs), _STORE_FOR_S, may_go_on)
         return ended
 
     @asynccontextmanager
@@ -280,6 +287,9 @@ class JobRunner:
         useless = [f"{_output_prefix(job)}/{claim.attempt}-{run}" for run in range(1, claim.run)]
         if isinstance(outcome, Failure):
             useless.append(_run_prefix(job, claim))
+        else:  # an earlier run may be the one that did the work
+            needed = files_of(outcome.result)
+            useless = [run for run in useless if not any(f"{key}/".startswith(f"{run}/") for key in needed)]
         if isinstance(job, TrainSubject) and not (isinstance(outcome, Failure) and outcome.kind == "transient"):
             useless.append(checkpoints_prefix(job))
         try:

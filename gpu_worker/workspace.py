@@ -18,9 +18,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from pydantic import ValidationError
+
 from gpu_worker.claims import Claim, Lease
 from gpu_worker.contract.blobs import BlobNotFound, BlobStore
 from gpu_worker.contract.codec import AnyJob
+from gpu_worker.contract.events import RESULT, AnyResult, PortraitResult, TrainResult
 from gpu_worker.contract.jobs import CheckTemplate, InspectPhotos, MakePortraits, PhotoRef, TrainSubject
 
 logger = logging.getLogger(__name__)
@@ -151,6 +154,40 @@ async def store_results(folder: Path, prefix: str, blobs: BlobStore) -> None:
     """Every file under `folder` as a blob under `prefix`. Raises OSError."""
     for path in _visible_files(folder):
         await blobs.put(f"{prefix}/{path.relative_to(folder).as_posix()}", await asyncio.to_thread(path.read_bytes))
+
+
+# A result is kept beside the files that it speaks of: should Redis forget that the job is done, the next run finds it.
+
+
+def _result_key(job: TrainSubject | MakePortraits) -> str:
+    return f"{job.output_prefix}/result-{job.job_id}.json"
+
+
+async def keep_result(job: AnyJob, result: AnyResult, blobs: BlobStore) -> None:
+    """After `store_results`. Checks are cheap: they are done again. Raises OSError."""
+    if isinstance(job, TrainSubject | MakePortraits):
+        await blobs.put(_result_key(job), result.model_dump_json().encode())
+
+
+async def kept_result(job: AnyJob, blobs: BlobStore) -> AnyResult | None:
+    """What an earlier run of the job came to, if one got that far. Raises OSError."""
+    if not isinstance(job, TrainSubject | MakePortraits):
+        return None
+    try:
+        return RESULT.validate_json(await blobs.get(_result_key(job)))
+    except (BlobNotFound, ValidationError):
+        return None
+
+
+def files_of(result: AnyResult) -> list[str]:
+    """Keys, and prefixes of keys, that a result speaks of."""
+    match result:
+        case TrainResult():
+            return [result.files_prefix] if result.files_prefix else []
+        case PortraitResult():
+            return [portrait.key for portrait in result.portraits]
+        case _:
+            return []
 
 
 def _visible_files(folder: Path) -> list[Path]:

@@ -26,6 +26,7 @@ from engine.errors import UnusablePhotos
 from engine.progress import Progress, Report, Stage
 from engine.types import PhotoReport, Reason, Verdict
 from gpu_worker.contract.events import (
+    AnyResult,
     Checkpoint,
     CheckTemplateResult,
     InspectResult,
@@ -37,7 +38,7 @@ from gpu_worker.contract.events import (
     TrainResult,
 )
 from gpu_worker.contract.jobs import CheckTemplate, InspectPhotos, MakePortraits, TrainSubject
-from gpu_worker.engine_child import AnyResult, Runner
+from gpu_worker.engine_child import Runner
 from gpu_worker.engine_messages import Run
 
 STEP_S = 0.05

@@ -164,13 +164,16 @@ class Collections:
             row.reference_photo_id = reference or row.reference_photo_id
             row.checked_version = max(row.checked_version, version or 0)
 
-    async def to_be_checked(self, before: datetime) -> list[str]:
-        """Open collections, untouched since `before`, whose newest state no worker has judged."""
+    async def to_be_checked(self, before: datetime, now: datetime) -> list[str]:
+        """Open collections, untouched since `before`, whose newest state no worker has judged.
+
+        One that was touched after `now` was so before the clock was put back.
+        """
         rows = await self._session.scalars(
             select(t.Session.id).where(
                 t.Session.state == "collecting",
                 t.Session.version > t.Session.checked_version,
-                t.Session.touched_at < before,
+                (t.Session.touched_at < before) | (t.Session.touched_at > now),
             )
         )
         return list(rows)

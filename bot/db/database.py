@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, event, make_url
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NotSupportedError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from bot.db.store import Store
+from gpu_worker.contract.sealing import CannotOpen
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _BUSY_TIMEOUT_S = 30
+_LONGEST_PAUSE_S = 5.0
+_OUR_MISTAKES = (DataError, IntegrityError, NotSupportedError, ProgrammingError)
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether database or disk are away for now, as opposed to a statement that can never succeed.
+
+    A server that restarts is told in many ways, by some drivers as the plain base class of their errors.
+    """
+    if isinstance(error, DBAPIError):
+        return not isinstance(error, _OUR_MISTAKES)
+    return isinstance(error, OSError) and not isinstance(error, CannotOpen)
 
 
 class Database:
@@ -32,6 +52,24 @@ class Database:
         """Commits when the block ends, rolls back when it raises. Nobody else commits."""
         async with self._turn, AsyncSession(self._engine, expire_on_commit=False) as session, session.begin():
             yield Store(session)
+
+    async def outlasting(self, action: Callable[[], Awaitable[T]], for_s: float = math.inf) -> T:
+        """The result of `action`, which is repeated while the database is away, for `for_s` seconds at most.
+
+        Then, and at once for any other reason, raises what `action` raises. `action` must bear being repeated although
+        it succeeded: the answer to a commit may be what got lost.
+        """
+        loop, pause_s = asyncio.get_running_loop(), 0.2
+        deadline = loop.time() + for_s
+        while True:
+            try:
+                return await action()
+            except Exception as error:
+                if not is_away(error) or loop.time() + pause_s > deadline:
+                    raise
+                logger.warning("database or disk are away, trying again in %.1f s: %s", pause_s, type(error).__name__)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     async def close(self) -> None:
         await self._engine.dispose()

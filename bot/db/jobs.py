@@ -208,7 +208,7 @@ class Jobs:
         query = (
             select(t.Outbox, t.Job)
             .join(t.Job, t.Job.id == t.Outbox.job_id)
-            .where(t.Outbox.sent_at.is_(None), t.Outbox.next_try_at <= now)
+            .where(t.Outbox.sent_at.is_(None), (t.Outbox.next_try_at <= now) | (t.Outbox.created_at > now))
             .order_by(t.Outbox.next_try_at, t.Outbox.id)
             .limit(limit)
         )
@@ -266,7 +266,7 @@ def _stored(row: t.Job) -> StoredJob:
         failure=row.failure,
         result=row.result,
         seen=(row.seen_attempt, row.seen_run, row.seen_seq),
-        shown=cast(Literal["no", "showing", "yes"], row.shown),
+        shown=cast(Literal["no", "showing", "closing", "yes"], row.shown),
         message=MessageRef(address, row.message_id, row.message_is_picture) if row.message_id else None,
         created_at=row.created_at,
         started_at=row.started_at,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, get_args
@@ -21,6 +22,7 @@ class ForgottenUser:
     jobs: tuple[tuple[str, int], ...]  # job id, attempts
     messages: tuple[MessageRef, ...]
     counts: dict[str, int]
+    at: datetime
 
 
 class People:
@@ -127,8 +129,8 @@ class People:
             )
         )
 
-    async def forget(self, user_id: str) -> ForgottenUser:
-        """Deletes the user with everything that hangs on them."""
+    async def forget(self, user_id: str, now: datetime) -> ForgottenUser:
+        """Deletes the user with everything that hangs on them, and notes what is to be deleted elsewhere."""
         jobs = await self._session.execute(select(t.Job.id, t.Job.attempt).where(t.Job.user_id == user_id))
         messages = await self._session.scalars(
             select(t.Message).where(t.Message.user_id == user_id).order_by(t.Message.at)
@@ -153,13 +155,43 @@ class People:
             tuple((job_id, attempts) for job_id, attempts in jobs),
             tuple(message_ref(row) for row in messages),
             counts,
+            now,
         )
         await self._session.execute(delete(t.User).where(t.User.id == user_id))
+        self._session.add(t.Erasure(user_id=user_id, jobs=list(gone.jobs), messages=_packed(gone.messages), at=now))
         return gone
+
+    async def erasures(self) -> list[ForgottenUser]:
+        """The forgotten of whom something may be left outside of the database."""
+        rows = await self._session.scalars(select(t.Erasure).order_by(t.Erasure.at))
+        return [
+            ForgottenUser(row.user_id, tuple((i, n) for i, n in row.jobs), _unpacked(row.messages), {}, row.at)
+            for row in rows
+        ]
+
+    async def erasure_goes_on(self, user_id: str, messages: Sequence[MessageRef]) -> None:
+        """These messages are still to be deleted."""
+        await self._session.execute(
+            update(t.Erasure).where(t.Erasure.user_id == user_id).values(messages=_packed(messages))
+        )
+
+    async def erasure_is_done(self, user_id: str) -> None:
+        await self._session.execute(delete(t.Erasure).where(t.Erasure.user_id == user_id))
 
     async def _count(self, table: Any, user_id: str, *where: Any) -> int:
         query = select(func.count()).select_from(table).where(table.user_id == user_id, *where)
         return await self._session.scalar(query) or 0
+
+
+def _packed(messages: Iterable[MessageRef]) -> list[list[Any]]:
+    return [[m.address.platform, m.address.chat, m.address.person, m.message_id, m.is_picture] for m in messages]
+
+
+def _unpacked(messages: list[Any]) -> tuple[MessageRef, ...]:
+    return tuple(
+        MessageRef(address_of(platform, chat, person), message_id, is_picture)
+        for platform, chat, person, message_id, is_picture in messages
+    )
 
 
 def message_ref(row: t.Message) -> MessageRef:

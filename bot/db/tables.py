@@ -205,7 +205,8 @@ class OwnTemplate(Base):
 class Job(Base):
     """One unit of work. `payload` is the contract's job; what it is about and where it is shown stands beside it.
 
-    `seen_*` fence off stale events. `shown` goes "no" -> "showing" -> "yes" for the final state.
+    `seen_*` fence off stale events. `shown` goes "no" -> "showing" (-> "closing", when the outcome stands and
+    the message of the progress has yet to be ended) -> "yes" for the final state.
     """
 
     __tablename__ = "jobs"
@@ -315,6 +316,20 @@ class Message(Base):
     person: Mapped[str] = mapped_column(String(64))
     is_picture: Mapped[bool]
     portrait_job_id: Mapped[str | None] = mapped_column(String(40), index=True)
+    at: Mapped[datetime]
+
+
+class Erasure(Base):
+    """What a forgotten person left outside of the database: written with the deletion of their rows, deleted when done.
+
+    `jobs`: [id, attempts] each; `messages`: those of ours that are still to be deleted.
+    """
+
+    __tablename__ = "erasures"
+
+    user_id: Mapped[str] = _id()
+    jobs: Mapped[list[Any]]
+    messages: Mapped[list[Any]]
     at: Mapped[datetime]
 
 

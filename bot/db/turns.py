@@ -68,11 +68,11 @@ class Turns:
         )
         return [_unsaid(row) for row in rows]
 
-    async def waiting_people(self, before: datetime) -> list[tuple[str, str]]:
-        """(platform, person) of everybody who has waited for an answer since `before`."""
+    async def waiting_people(self, before: datetime, now: datetime) -> list[tuple[str, str]]:
+        """(platform, person) of everybody who has waited for an answer since `before`, or after `now`."""
         rows = await self._session.execute(
             select(t.Turn.platform, t.Turn.person)
-            .where(t.Turn.said_at.is_(None), t.Turn.person.is_not(None), t.Turn.at < before)
+            .where(t.Turn.said_at.is_(None), t.Turn.person.is_not(None), (t.Turn.at < before) | (t.Turn.at > now))
             .distinct()
         )
         return [(platform, person) for platform, person in rows if person is not None]

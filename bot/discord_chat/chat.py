@@ -14,6 +14,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import PurePath
@@ -138,7 +139,8 @@ class DiscordChat:
                 raise
         sent = (await self.send(ref.address, reply, language) or [ref])[-1]
         if sent != ref:
-            await self.delete(ref)
+            with suppress(ChatError):  # the new message counts; the old one stays above it at worst
+                await self.delete(ref)
         return sent
 
     async def delete(self, ref: MessageRef) -> bool:
@@ -158,6 +160,8 @@ class DiscordChat:
             return True
         except ChatError as error:
             log.info("a message could not be deleted: %s", error)
+            if not error.is_permanent:
+                raise
             return False
         return True
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
@@ -64,14 +65,15 @@ class TelegramChat:
             if edited is not None:
                 return edited
         refs = await self.send(ref.address, reply, language)
-        await self.delete(ref)
+        with suppress(ChatError):  # the new message counts; the old one stays above it at worst
+            await self.delete(ref)
         return refs[-1]
 
     async def delete(self, ref: MessageRef) -> bool:
         chat, message_id = int(ref.address.chat), int(ref.message_id)
         try:
             return await self._call(ref.address, 0, partial(self._bot.delete_message, chat, message_id))
-        except (BadRequest, ChatError):
+        except BadRequest:
             return False  # older than 48 hours, or gone already
 
     def _renderer(self, to: Address, language: Language) -> Renderer:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections import deque
 from collections.abc import Awaitable
 from typing import Any
 from weakref import WeakValueDictionary
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 MAX_AT_ONCE = 256  # chats whose updates are handled
 _NO_LIMIT = 1_000_000_000
+REMEMBERED = 1000  # updates; one that comes again after that is known by its id when it is handled
 
 
 class InboxQueue(asyncio.Queue[object]):
@@ -32,11 +34,15 @@ class InboxQueue(asyncio.Queue[object]):
     def __init__(self, inbox: Inbox) -> None:
         super().__init__()
         self._inbox = inbox
+        self._queued: deque[int] = deque(maxlen=REMEMBERED)
 
     async def put(self, item: object) -> None:
-        # What is not new stands in the queue already, or was handled before Telegram heard of it.
-        if isinstance(item, Update) and not await self._inbox.store(PLATFORM, item.update_id, item.to_json()):
-            return
+        if isinstance(item, Update):
+            # What is stored already stands in the queue too, unless the first answer of the database got lost.
+            is_new = await self._inbox.store(PLATFORM, item.update_id, item.to_json())
+            if not is_new and item.update_id in self._queued:
+                return
+            self._queued.append(item.update_id)
         await super().put(item)
 
     async def replay(self, bot: telegram.Bot) -> int:
@@ -51,6 +57,7 @@ class InboxQueue(asyncio.Queue[object]):
             except Exception as error:  # noqa: BLE001 - the library raises anything on what it does not know
                 log.error("a stored update cannot be read and stays in the inbox: %s", type(error).__name__)
                 continue
+            self._queued.append(update.update_id)
             await super().put(update)
             replayed += 1
         return replayed

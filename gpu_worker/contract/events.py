@@ -168,7 +168,9 @@ class PortraitResult(Message):
     template_key: BlobKey | None = None  # of a template that was painted for this request
 
 
-Result = Annotated[InspectResult | CheckTemplateResult | TrainResult | PortraitResult, Field(discriminator="kind")]
+AnyResult = InspectResult | CheckTemplateResult | TrainResult | PortraitResult
+Result = Annotated[AnyResult, Field(discriminator="kind")]
+RESULT: TypeAdapter[AnyResult] = TypeAdapter(Result)
 
 
 class EventBase(Message):

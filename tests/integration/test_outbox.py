@@ -202,6 +202,26 @@ async def test_a_failed_check_says_so_once_and_can_be_repeated(bench: BotBench) 
     assert bench.chat.last(r.CollectingPhotos).can_start
 
 
+async def test_a_check_that_failed_because_a_photo_was_removed_meanwhile_says_nothing(bench: BotBench) -> None:
+    await bench.collect()
+    await bench.photos(1, first=20)
+    await bench.parts.tasks.settle()
+    await relay(bench.parts)
+    overtaken = await bench.worker.take()
+    assert overtaken is not None
+    await bench.push(r.CollectingPhotos, "remove_last")
+    bench.worker.fail_with = {"kind": "permanent", "reason": "input_missing"}
+    await bench.worker.run(overtaken)
+    bench.worker.fail_with = None
+    await bench.settle()
+    await bench.bot.reconciler.tick()
+    assert bench.chat.sent(r.JobFailed) == 0
+    bench.parts.clock = lambda: utc_now() + timedelta(seconds=30)
+    await bench.bot.reconciler.tick()
+    await bench.settle()
+    assert bench.chat.last(r.CollectingPhotos).can_start
+
+
 async def test_an_unanswered_person_is_answered_after_a_restart(bench: BotBench) -> None:
     chat = bench.parts.chats.pop("telegram")
     await bench.hear(Asked("help"))

@@ -109,8 +109,10 @@ async def test_what_was_said_names_nobody(db: Database) -> None:
     async with db.transaction() as store:
         (turn,) = await store.turns.unsaid("telegram", ANNA.person)
         assert turn == UnsaidTurn("1", ANNA, "zh", ({"job": "x"},), pressed)
-        assert await store.turns.waiting_people(NOON + timedelta(seconds=1)) == [("telegram", ANNA.person)]
-        assert await store.turns.waiting_people(NOON - timedelta(seconds=1)) == []
+        assert await store.turns.waiting_people(NOON + timedelta(seconds=1), NOON + timedelta(seconds=2)) == [
+            ("telegram", ANNA.person)
+        ]
+        assert await store.turns.waiting_people(NOON - timedelta(seconds=1), NOON) == []
         await store.turns.said(ANNA, ["1"], NOON)
     async with db.transaction() as store:
         assert await store.turns.unsaid("telegram", ANNA.person) == []
@@ -145,7 +147,7 @@ async def test_forgetting_one_user_takes_all_of_theirs_and_nothing_of_others(db:
     async with db.transaction() as store:
         person = await store.people.find(ANNA)
         assert person is not None
-        gone = await store.people.forget(person.user_id)
+        gone = await store.people.forget(person.user_id, NOON)
     assert gone.counts == {"photos": 1, "subjects": 1, "portraits": 1, "templates": 1, "jobs": 1, "consents": 1}
     assert gone.messages == (MessageRef(ANNA, "9"),)
     async with db.transaction() as store:
@@ -172,7 +174,9 @@ async def test_verdicts_belong_to_the_state_that_was_judged(db: Database) -> Non
         assert [photo.verdict for photo in now.collection.photos] == ["ok", "unknown"]
         assert now.collection.photos[0].is_reference
         assert now.collection.is_checking, "the second photo has not been looked at"
-        assert await store.collections.to_be_checked(NOON + timedelta(seconds=1)) == [session_id]
+        assert await store.collections.to_be_checked(NOON + timedelta(seconds=1), NOON + timedelta(seconds=5)) == [
+            session_id
+        ]
 
 
 async def test_the_place_in_the_queue_and_its_eta_are_measured(db: Database) -> None:

@@ -407,6 +407,8 @@ async def test_forget_leaves_nothing(bench: BotBench, moment: str) -> None:
         await redis.delete(lease_key(running.job_id))
         await bench.settle()
     await bench.bot.reconciler.tick()
+    bench.parts.clock = lambda: utc_now() + timedelta(minutes=11)  # so long late writes are looked for
+    await bench.bot.reconciler.tick()
     assert not await bench.parts.blobs.keys("users")
     left = {key.decode() for key in await redis.keys("*")} - {"portrait:events"}
     assert not left

@@ -122,8 +122,8 @@ QUESTIONS: dict[str, Question] = {
     "cancelled lately": lambda store, job: store.jobs.cancelled_since(NOW - timedelta(hours=1)),
     "outbox": lambda store, job: store.jobs.unsent_parcels(NOW),
     "jobs not sent": lambda store, job: store.jobs.unsent(),
-    "collections to be checked": lambda store, job: store.collections.to_be_checked(NOW),
-    "people who wait": lambda store, job: store.turns.waiting_people(NOW),
+    "collections to be checked": lambda store, job: store.collections.to_be_checked(NOW, NOW),
+    "people who wait": lambda store, job: store.turns.waiting_people(NOW, NOW),
 }
 
 

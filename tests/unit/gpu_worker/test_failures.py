@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from engine import errors
@@ -14,6 +16,9 @@ TABLE = [
     (errors.UnreadablePicture("x.jpg", "damaged"), "user", "unreadable", False),
     (errors.OutOfGpuMemory(), "transient", "out_of_memory", True),
     (MemoryError(), "transient", "out_of_memory", True),
+    (OSError(errno.ENOSPC, "No space left on device"), "transient", "storage", False),
+    (OSError(errno.EFBIG, "File too large"), "transient", "storage", False),
+    (OSError(errno.EIO, "Input/output error"), "permanent", "internal", False),
     (errors.MissingWeights("run this"), "permanent", "missing_weights", False),
     (RuntimeError("a bug"), "permanent", "internal", False),
 ]
