@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import signal
 import sys
 from collections.abc import Sequence
@@ -13,7 +12,9 @@ from pydantic import SecretStr
 
 from bot.app import StartFailure, frontends_of, run
 from bot.embedded import ServiceFailure, embedded_services
+from bot.health import PortTaken
 from bot.keys import NoMasterKey, master_keys
+from bot.logs import set_up_logs
 from bot.settings import Settings, WrongSettings, read_settings
 
 _CANNOT_START = 69  # EX_UNAVAILABLE
@@ -53,22 +54,13 @@ def _serve(words: list[str]) -> int:
     except WrongSettings as error:
         print(error, file=sys.stderr)
         return _CANNOT_START
-    _set_up_logs(settings.log_level)
+    set_up_logs(settings.log_format, settings.log_level)
     try:
         asyncio.run(_until_told_to_stop(settings, is_embedded=chosen.embedded))
-    except (StartFailure, ServiceFailure, NoMasterKey) as failure:
+    except (StartFailure, ServiceFailure, NoMasterKey, PortTaken) as failure:
         print(failure, file=sys.stderr)
         return _CANNOT_START
     return 0
-
-
-def _set_up_logs(level: str) -> None:
-    # Libraries say tokens, addresses and people's words when they are asked to say everything.
-    logging.basicConfig(
-        level="INFO" if level == "DEBUG" else level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("bot").setLevel(level)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every request's URL, and the token is part of it
 
 
 async def _until_told_to_stop(settings: Settings, *, is_embedded: bool) -> None:
@@ -80,6 +72,8 @@ async def _until_told_to_stop(settings: Settings, *, is_embedded: bool) -> None:
         return
     frontends_of(settings)  # says what is missing before anything is started
     worker = {"PORTRAIT_MASTER_KEY": master_keys(settings).text()}
+    if settings.health_port is not None:
+        worker["PORTRAIT_HEALTH_PORT"] = str(settings.health_port + 1)
     async with embedded_services(
         settings.data_dir, blobs_url=settings.blobs_url, worker_environment=worker
     ) as services:

@@ -23,6 +23,7 @@ from bot.dialogue import PictureNotTaken, SentPicture, storable
 from bot.erasure import erase, forget_again
 from bot.export import Wish, export
 from bot.guilds import GuildRules, Place
+from bot.health import health_page
 from bot.intake import Intake
 from bot.job_events import EventReader
 from bot.keys import NoMasterKey, UserKeys, master_keys
@@ -109,11 +110,13 @@ class Bot:
         incoming = replace(incoming, said=storable(incoming.said))
         try:
             handled = await self.parts.db.outlasting(partial(self._take_in, incoming), _PATIENCE_S)
+            self.parts.metrics.update(incoming.address.platform, "handled" if handled else "repeated")
             if handled is None:
                 return None
             self.parts.relay_wanted.set()
             await self._follow_up(incoming, handled)
         except Exception:  # the border of the chats
+            self.parts.metrics.update(incoming.address.platform, "failed")
             reference = new_reference()
             logger.exception("an event could not be handled (%s)", reference)
             return await self._apologise(incoming, r.Apology(reference))
@@ -300,7 +303,7 @@ def frontends_of(settings: Settings) -> dict[str, Frontend]:
 async def run(settings: Settings, stop: asyncio.Event, clock: Clock = utc_now) -> None:
     """The whole bot, until `stop` is set. Raises StartFailure."""
     frontends = frontends_of(settings)
-    async with open_bot(settings, clock) as bot:
+    async with open_bot(settings, clock) as bot, health_page(bot.parts, frozenset(frontends)):
         try:
             await bot.run(frontends, stop)
         except* StartFailure as failures:

@@ -14,12 +14,13 @@ from redis.exceptions import RedisError
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from bot.db.database import open_engine
+from bot.db.database import open_database, open_engine
 from bot.db.migrate import alembic_config
-from bot.queue import JobQueue, open_queue
+from bot.keys import NoMasterKey, UserKeys, master_keys
+from bot.queue import AliveWorker, open_queue
 from bot.settings import Settings, WrongSettings, read_settings
 from gpu_worker.contract.blobs import open_blobs
-from gpu_worker.contract.jobs import WORKER_KEYS
+from gpu_worker.contract.sealing import MasterKeys
 
 _LONGEST_S = 10.0
 
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
 
 async def look(settings: Settings) -> list[Finding]:
     """Everything, in the order in which an operator would mend it."""
-    findings = [_tokens(settings)]
+    findings = [_tokens(settings), await _master_key(settings)]
     for what, remedy, ask in (
         ("database", "check PORTRAIT_DATABASE_URL and that its server runs", _database),
         ("storage", "check PORTRAIT_BLOBS_URL, and that the bot may write there", _storage),
@@ -70,6 +71,36 @@ def _tokens(settings: Settings) -> Finding:
     if not on:
         return Finding("tokens", "none", "set PORTRAIT_TELEGRAM_TOKEN or PORTRAIT_DISCORD_TOKEN")
     return Finding("tokens", " and ".join(on))
+
+
+async def _master_key(settings: Settings) -> Finding:
+    path = settings.master_key_file or settings.data_dir / "master.key"
+    if not settings.master_key and not settings.master_key_file and not path.exists():
+        return Finding("master key", f"none yet; the bot makes {path} when it starts")
+    try:
+        keys = master_keys(settings, may_make=False)
+    except NoMasterKey as error:
+        return Finding("master key", str(error), "without it nothing that people have given can be read")
+    if not settings.master_key and path.stat().st_mode & 0o077:
+        return Finding("master key", f"{path} can be read by others", f"chmod 600 {path}")
+    db = open_database(settings.database)
+    try:
+        lost = await UserKeys(db, keys).unopenable()
+    except SQLAlchemyError:
+        lost = 0  # the line about the database says what is wrong
+    finally:
+        await db.close()
+    if lost:
+        remedy = "set PORTRAIT_MASTER_KEY to the key that was in use, or to the new one followed by that one"
+        return Finding("master key", f"it does not open the keys of {lost} users", remedy)
+    return Finding("master key", f"{keys.names[0]}, opens every user's key")
+
+
+def _keys_or_none(settings: Settings) -> MasterKeys | None:
+    try:
+        return master_keys(settings, may_make=False)
+    except NoMasterKey:
+        return None
 
 
 async def _asked(
@@ -119,18 +150,25 @@ async def _storage(settings: Settings) -> list[Finding]:
 async def _queue(settings: Settings) -> list[Finding]:
     queue = await open_queue(settings.redis_url.get_secret_value())
     try:
-        return [Finding("queue", "answers"), await _workers(queue)]
+        return [Finding("queue", "answers"), *_workers(await queue.alive(), _keys_or_none(settings))]
     finally:
         await queue.close()
 
 
-async def _workers(queue: JobQueue) -> Finding:
-    about: list[str] = []
-    async for key in queue.redis.scan_iter(match=WORKER_KEYS, count=500):
-        # redis-py types the commands of both its clients at once.
-        profile, device = await queue.redis.hmget(key, ["profile", "device"])  # type: ignore[misc]
-        about.append(f"{(profile or b'?').decode()} on {(device or b'?').decode()}")
-    if not about:
+def _workers(workers: list[AliveWorker], keys: MasterKeys | None) -> list[Finding]:
+    if not workers:
         remedy = "start one with `python -m gpu_worker` (what it lacks it says itself)"
-        return Finding("workers", "none alive", remedy)
-    return Finding("workers", f"{len(about)} alive ({', '.join(sorted(about))})")
+        return [Finding("workers", "none alive", remedy)]
+    about = ", ".join(f"{worker.profile} on {worker.device}" for worker in workers)
+    found = [Finding("workers", f"{len(workers)} alive ({about})")]
+    loading = [worker for worker in workers if worker.state == "loading"]
+    if loading:
+        remedy = "wait; if it lasts, run `python -m engine models check` where the worker runs, and look into its log"
+        found.append(Finding("weights", f"{len(loading)} of {len(workers)} workers are loading them", remedy))
+    else:
+        found.append(Finding("weights", "loaded by every worker"))
+    strange = [worker for worker in workers if keys and worker.master_key not in (*keys.names, "?")]
+    if strange:
+        remedy = "give them the bot's PORTRAIT_MASTER_KEY and start them again"
+        found.append(Finding("workers' master key", f"{len(strange)} have another one", remedy))
+    return found

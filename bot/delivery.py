@@ -118,6 +118,7 @@ class Delivery:
         await self._parts.db.outlasting(write, _OUTAGE_S)
 
     async def _not_taken(self, turns: list[UnsaidTurn], error: ChatError) -> None:
+        self._parts.metrics.refused(turns[0].address.platform, for_good=error.is_permanent)
         logger.info("an answer was not taken (%s): %s", "for good" if error.is_permanent else "for now", error)
         if error.is_permanent:
             async with self._parts.db.transaction() as store:

@@ -76,6 +76,7 @@ async def record_job_event(parts: Parts, event: AnyEvent) -> Recorded | None:
                 recorded.is_final = await _failed(parts, store, recorded, event)
             case _:
                 assert_never(event)
+    parts.metrics.job_event(job, event, parts.clock())
     return recorded
 
 

@@ -16,6 +16,7 @@ from bot.db.database import Database
 from bot.domain import Workers
 from bot.intake import Intake
 from bot.keys import UserKeys
+from bot.metrics import Metrics
 from bot.queue import JobQueue
 from bot.settings import Settings
 from bot.templates import BuiltInTemplates
@@ -105,6 +106,7 @@ class Parts:
     clock: Clock = utc_now
     chats: dict[str, Chat] = field(default_factory=dict)
     locks: Locks = field(default_factory=Locks)
+    metrics: Metrics = field(default_factory=Metrics)
     tasks: Tasks = field(default_factory=Tasks)
     relay_wanted: asyncio.Event = field(default_factory=asyncio.Event)
     workers: Workers = field(default_factory=lambda: Workers(0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 
 from arq.connections import ArqRedis, RedisSettings, create_pool
@@ -39,6 +39,20 @@ class Stand:
     @property
     def is_lost(self) -> bool:
         return not self.is_queued and not self.is_running
+
+
+@dataclass(frozen=True, order=True)
+class AliveWorker:
+    """A worker by its heartbeat; "?" is what an older one does not say. `master_key`: the name of its first one."""
+
+    profile: str
+    device: str
+    version: str
+    state: str
+    master_key: str
+
+
+_SAID = [field.name for field in fields(AliveWorker)]
 
 
 class JobQueue:
@@ -104,6 +118,15 @@ class JobQueue:
         entries = await self.redis.xrange(EVENT_STREAM)
         events = (from_bytes(fields[EVENT_FIELD.encode()]) for _, fields in entries if EVENT_FIELD.encode() in fields)
         return {event["job_id"] for event in events if isinstance(event, dict) and "job_id" in event}
+
+    async def alive(self) -> list[AliveWorker]:
+        """What every worker says of itself."""
+        keys = [key async for key in self.redis.scan_iter(match=WORKER_KEYS, count=500)]
+        async with self.redis.pipeline(transaction=False) as pipe:
+            for key in keys:
+                pipe.hmget(key, _SAID)
+            answers = await pipe.execute()
+        return sorted(AliveWorker(*((said or b"?").decode() for said in answer)) for answer in answers)
 
     async def workers(self) -> Workers:
         keys = [key async for key in self.redis.scan_iter(match=WORKER_KEYS, count=500)]

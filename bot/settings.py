@@ -113,6 +113,11 @@ class Settings(BaseSettings):
         5, ge=1, le=20, description="Times that a lost job is started before it counts as failed."
     )
     admins: str = Field("", description="Who may use /admin: `telegram:123,discord:456`, ids of the platforms.")
+    health_host: str = Field("127.0.0.1", description="Address of the health page; 0.0.0.0 in a container.")
+    health_port: int | None = Field(
+        None, ge=0, le=65535, description="Port of /healthz, /readyz and /metrics. Empty: there is no such page."
+    )
+    log_format: Literal["plain", "json"] = Field("plain", description="Log lines for people or for machines.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
 
     @field_validator("admins")

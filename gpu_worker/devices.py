@@ -30,8 +30,11 @@ def gpus() -> list[str]:
 
 
 def environment_of(gpu: str) -> dict[str, str]:
-    """The environment in which a worker has that GPU only."""
-    return {**os.environ, "CUDA_VISIBLE_DEVICES": gpu, "PORTRAIT_DEVICE": "cuda:0"}
+    """The environment in which a worker has that GPU only. Health pages take ports in a row, GPU by GPU."""
+    here = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu, "PORTRAIT_DEVICE": "cuda:0"}
+    if port := os.environ.get("PORTRAIT_HEALTH_PORT"):
+        here["PORTRAIT_HEALTH_PORT"] = str(int(port) + int(gpu))
+    return here
 
 
 def supervise(environments: Sequence[Mapping[str, str]]) -> int:

@@ -29,6 +29,7 @@ from gpu_worker.contract.blobs import open_blobs
 from gpu_worker.contract.jobs import CHECK_QUEUE, PORTRAIT_QUEUE, TRAIN_QUEUE, worker_key
 from gpu_worker.engine_messages import Options
 from gpu_worker.engine_process import EngineCannotStart, EngineDied, EngineProcess
+from gpu_worker.health import Numbers, PortTaken, health_page
 from gpu_worker.queues import connect, serve_queue
 from gpu_worker.settings import WorkerSettings
 from gpu_worker.tasks import JobRunner, WorkerParts
@@ -61,14 +62,19 @@ async def run_worker(settings: WorkerSettings) -> int:
         master=master,
         workspace=workspace,
         stopping=stopping,
+        numbers=Numbers(settings.profile, settings.device, version("portrait-bot")),
     )
     lanes = _lanes(parts)
     logger.info("worker %s: profile %s, device %s", worker_id, settings.profile, settings.device)
     try:
-        async with beside(_beat(worker_id, parts, lanes)):
+        page = health_page(settings.health_host, settings.health_port, parts.numbers, lambda: _are_served(lanes))
+        async with page, beside(_beat(worker_id, parts, lanes)):
             await _serve(parts, redis, lanes)
     except EngineCannotStart as error:
         logger.error("the engine cannot start: %s", error)
+        return 1
+    except PortTaken as error:
+        logger.error("%s", error)
         return 1
     except EngineDied as error:
         logger.error("the engine process died while it started: %s", error)
@@ -102,14 +108,19 @@ def _engine(settings: WorkerSettings, loader: Literal["load_checks", "load_rende
     return EngineProcess(options, settings.start_timeout_s, models)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Lane:
-    """One queue and what runs its jobs. Lanes that share an engine share the `turn`."""
+    """One queue and what runs its jobs. Lanes that share an engine share the `turn`. `is_served`: jobs are taken."""
 
     queue: str
     engine: EngineProcess
     runner: JobRunner
     turn: asyncio.Semaphore
+    is_served: bool = False
+
+
+def _are_served(lanes: Sequence[_Lane]) -> bool:
+    return all(lane.is_served for lane in lanes)
 
 
 def _lanes(parts: WorkerParts) -> list[_Lane]:
@@ -134,6 +145,7 @@ async def _serve(parts: WorkerParts, redis: ArqRedis, lanes: Sequence[_Lane]) ->
     async def serve(lane: _Lane) -> None:
         try:
             await _start_or_stop(lane.engine, parts.stopping)
+            lane.is_served = True
             logger.info("serving %s", lane.queue)
             await serve_queue(lane.queue, lane.runner, lane.turn, redis, parts.settings.lease_s, parts.stopping)
         finally:
@@ -164,6 +176,7 @@ async def _beat(worker_id: str, parts: WorkerParts, lanes: Sequence[_Lane]) -> N
         fields = {
             "profile": parts.settings.profile,
             "device": parts.settings.device,
+            "state": "ready" if _are_served(lanes) else "loading",
             "master_key": parts.master.names[0],
             "version": version("portrait-bot"),
             "started_at": started_at,

@@ -95,6 +95,10 @@ class WorkerSettings(BaseSettings):
     engine_entry: str = Field(
         "gpu_worker.engine_jobs", description="Module with `load_checks` and `load_renders`; tests put in a stand-in."
     )
+    health_host: str = Field("127.0.0.1", description="Address of the health page; 0.0.0.0 in a container.")
+    health_port: int | None = Field(
+        None, ge=0, le=65535, description="Port of /healthz, /readyz and /metrics. Empty: there is no such page."
+    )
     log_format: Literal["plain", "json"] = Field("plain", description="Log lines for people or for machines.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from gpu_worker.contract.sealed_blobs import SealedBlobs
 from gpu_worker.contract.sealing import CannotOpen, MasterKeys
 from gpu_worker.engine_messages import Done, Ended, Failure, Run, StoppedEarly
 from gpu_worker.engine_process import EngineCannotStart, EngineDied, EngineProcess
+from gpu_worker.health import Numbers
 from gpu_worker.logs import job_in_logs
 from gpu_worker.reporting import Reporter
 from gpu_worker.settings import WorkerSettings
@@ -84,6 +86,7 @@ class WorkerParts:
     master: MasterKeys
     workspace: Workspace
     stopping: asyncio.Event
+    numbers: Numbers
 
 
 class JobRunner:
@@ -126,6 +129,8 @@ class JobRunner:
         may_go_on = partial(self._may_go_on, lease)
         blobs = self._blobs_of(job) if job else parts.blobs
         reporter = Reporter(lease, job.kind if job else "inspect", blobs, parts.settings.report_every_s)
+        began = time.monotonic()
+        parts.numbers.begun()
         try:
             outcome = await self._outcome(job, lease, reporter) if job else failures.CONTRACT_VERSION
             await reporter.finish(outcome, may_go_on)
@@ -133,8 +138,12 @@ class JobRunner:
             logger.info("given back")
             await lease.release(given_back=True)
             return Delivery.AGAIN
-        logger.info("outcome: %s", outcome.reason if isinstance(outcome, Failure) else "succeeded")
+        finally:
+            parts.numbers.ended()
+        reason = outcome.reason if isinstance(outcome, Failure) else None
+        logger.info("outcome: %s", reason or "succeeded")
         if job:
+            parts.numbers.outcome(job.kind, reason, time.monotonic() - began)
             await self._tidy_up(job, lease.claim, outcome)
         await lease.release()
         return Delivery.FINISHED

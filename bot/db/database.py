@@ -81,12 +81,13 @@ def open_database(url: str) -> Database:
 
 
 def open_engine(url: str) -> AsyncEngine:
+    # Errors end up in logs, and what people say must not: parameters are hidden.
     parts = make_url(url)
     if parts.get_backend_name() != "sqlite":
-        return create_async_engine(parts, pool_pre_ping=True)
+        return create_async_engine(parts, pool_pre_ping=True, hide_parameters=True)
     if parts.database:
         Path(parts.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    engine = create_async_engine(parts, connect_args={"timeout": _BUSY_TIMEOUT_S})
+    engine = create_async_engine(parts, connect_args={"timeout": _BUSY_TIMEOUT_S}, hide_parameters=True)
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_immediate)
     return engine

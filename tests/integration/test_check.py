@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
@@ -12,6 +13,8 @@ from bot.check import Finding, look
 from bot.db.migrate import upgrade
 from bot.settings import Settings
 from gpu_worker.contract.jobs import worker_key
+from gpu_worker.contract.sealing import MasterKeys, new_key
+from tests.bot_bench import bot_bench
 from tests.valkey import ValkeyServer
 
 
@@ -51,3 +54,33 @@ async def test_every_lack_is_a_line_that_says_what_to_do(tmp_path: Path) -> None
 
 async def test_no_worker_is_said(tmp_path: Path, valkey: ValkeyServer) -> None:
     assert "gpu_worker" in by_name(await look(settings(tmp_path, valkey.url)))["workers"].remedy
+
+
+async def test_the_master_key_is_looked_at(
+    tmp_path: Path, valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = settings(tmp_path, valkey.url)
+    await asyncio.to_thread(upgrade, chosen.database)
+    assert "opens every user's key" in by_name(await look(chosen))["master key"].state
+    async with bot_bench(chosen.database, valkey.url, tmp_path) as bench:
+        await bench.collect(5)
+    other = chosen.model_copy(update={"master_key": SecretStr(MasterKeys((new_key(),)).text())})
+    assert "PORTRAIT_MASTER_KEY" in by_name(await look(other))["master key"].remedy
+    monkeypatch.delenv("PORTRAIT_MASTER_KEY")
+    alone = settings(tmp_path / "new", valkey.url)
+    assert not by_name(await look(alone))["master key"].remedy, "the bot will make one"
+    path = tmp_path / "key"
+    path.write_text(MasterKeys((new_key(),)).text())
+    path.chmod(0o644)
+    by_file = alone.model_copy(update={"master_key_file": path})
+    assert by_name(await look(by_file))["master key"].remedy == f"chmod 600 {path}"
+
+
+async def test_workers_that_load_or_have_another_key_are_named(tmp_path: Path, valkey: ValkeyServer) -> None:
+    redis = Redis.from_url(valkey.url)
+    said = {"profile": "mini", "device": "cpu", "version": "1", "state": "loading", "master_key": "00000000"}
+    await redis.hset(worker_key("w1"), mapping=said)
+    found = by_name(await look(settings(tmp_path, valkey.url)))
+    await redis.aclose()
+    assert "engine models check" in found["weights"].remedy
+    assert "PORTRAIT_MASTER_KEY" in found["workers' master key"].remedy
