@@ -9,6 +9,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+import aiohttp
 from alembic.script import ScriptDirectory
 from redis.exceptions import RedisError
 from sqlalchemy import text
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
 
 async def look(settings: Settings) -> list[Finding]:
     """Everything, in the order in which an operator would mend it."""
-    findings = [_tokens(settings), await _master_key(settings)]
+    findings = [*await _tokens(settings), await _master_key(settings)]
     for what, remedy, ask in (
         ("database", "check PORTRAIT_DATABASE_URL and that its server runs", _database),
         ("storage", "check PORTRAIT_BLOBS_URL, and that the bot may write there", _storage),
@@ -65,12 +66,35 @@ async def look(settings: Settings) -> list[Finding]:
     return findings
 
 
-def _tokens(settings: Settings) -> Finding:
-    platforms = {"Telegram": settings.telegram_token, "Discord": settings.discord_token}
-    on = [name for name, token in platforms.items() if token is not None]
-    if not on:
-        return Finding("tokens", "none", "set PORTRAIT_TELEGRAM_TOKEN or PORTRAIT_DISCORD_TOKEN")
-    return Finding("tokens", " and ".join(on))
+async def _tokens(settings: Settings) -> list[Finding]:
+    """Asks each platform who we are."""
+    asked: list[Awaitable[Finding]] = []
+    if settings.telegram_token:
+        token, api = settings.telegram_token.get_secret_value(), settings.telegram_api_url
+        remedy = "get a new one from @BotFather and set PORTRAIT_TELEGRAM_TOKEN"
+        asked.append(_token("Telegram", f"{api}/bot{token}/getMe", {}, remedy))
+    if settings.discord_token:
+        header = {"Authorization": f"Bot {settings.discord_token.get_secret_value()}"}
+        remedy = "reset it in the developer portal and set PORTRAIT_DISCORD_TOKEN"
+        asked.append(_token("Discord", f"{settings.discord_api_url.rstrip('/')}/v10/users/@me", header, remedy))
+    if not asked:
+        return [Finding("tokens", "none", "set PORTRAIT_TELEGRAM_TOKEN or PORTRAIT_DISCORD_TOKEN")]
+    return list(await asyncio.gather(*asked))
+
+
+async def _token(platform: str, url: str, headers: dict[str, str], remedy: str) -> Finding:
+    what, timeout = f"{platform} token", aiohttp.ClientTimeout(_LONGEST_S)
+    try:
+        async with aiohttp.ClientSession(timeout=timeout) as client, client.get(url, headers=headers) as answer:
+            status = answer.status
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        # Only the kind: the address in the error's words holds the token.
+        return Finding(what, f"{platform} cannot be reached ({type(error).__name__})", "check the way to the internet")
+    if status in (401, 403, 404):
+        return Finding(what, f"{platform} does not know it", remedy)
+    if status >= 400:
+        return Finding(what, f"{platform} answers {status}", "try again later")
+    return Finding(what, f"{platform} knows it")
 
 
 async def _master_key(settings: Settings) -> Finding:

@@ -11,10 +11,12 @@ from redis.asyncio import Redis
 
 from bot.check import Finding, look
 from bot.db.migrate import upgrade
+from bot.sandbox.server import Sandbox
 from bot.settings import Settings
 from gpu_worker.contract.jobs import worker_key
 from gpu_worker.contract.sealing import MasterKeys, new_key
 from tests.bot_bench import bot_bench
+from tests.fake_discord import FakeDiscord
 from tests.valkey import ValkeyServer
 
 
@@ -33,7 +35,12 @@ def by_name(findings: list[Finding]) -> dict[str, Finding]:
 
 
 async def test_a_studio_that_stands_has_nothing_to_mend(tmp_path: Path, valkey: ValkeyServer) -> None:
-    chosen = settings(tmp_path, valkey.url)
+    async with Sandbox() as sandbox:
+        await everything_is_well(tmp_path, valkey, sandbox)
+
+
+async def everything_is_well(tmp_path: Path, valkey: ValkeyServer, sandbox: Sandbox) -> None:
+    chosen = settings(tmp_path, valkey.url, sandbox.token).model_copy(update={"telegram_api_url": sandbox.url})
     await asyncio.to_thread(upgrade, chosen.database)
     redis = Redis.from_url(valkey.url)
     await redis.hset(worker_key("w1"), mapping={"profile": "mini", "device": "cpu"})
@@ -84,3 +91,18 @@ async def test_workers_that_load_or_have_another_key_are_named(tmp_path: Path, v
     await redis.aclose()
     assert "engine models check" in found["weights"].remedy
     assert "PORTRAIT_MASTER_KEY" in found["workers' master key"].remedy
+
+
+async def test_a_token_that_the_platform_does_not_know_is_named(tmp_path: Path) -> None:
+    async with Sandbox() as sandbox, FakeDiscord() as discord:
+        tokens = {"telegram_token": SecretStr("1:wrong"), "discord_token": SecretStr("wrong")}
+        places = {"telegram_api_url": sandbox.url, "discord_api_url": discord.api_url}
+        chosen = settings(tmp_path, f"unix://{tmp_path}/nobody.sock").model_copy(update=tokens | places)
+        found = by_name(await look(chosen))
+        assert "BotFather" in found["Telegram token"].remedy
+        assert "developer portal" in found["Discord token"].remedy
+        right = {"discord_token": SecretStr(discord.token)}
+        assert not by_name(await look(chosen.model_copy(update=right)))["Discord token"].remedy
+    away = by_name(await look(chosen))
+    assert "internet" in away["Telegram token"].remedy
+    assert "wrong" not in str(away["Telegram token"])
