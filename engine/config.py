@@ -131,6 +131,8 @@ class PortraitConfig(Config):
     color_shift_middle: bool = True
     color_shift_last: bool = True
     skin_retouch: bool = False
+    makeup_transfer: bool = False
+    makeup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.5
     face_shape_match: bool = False  # the whole canvas is painted, without the colour control, and the face taken out
     harmonise: bool = True  # several people: one pass over the joins after everybody is in
     harmonise_steps: Annotated[int, Field(ge=1, le=150)] = 30

@@ -20,7 +20,7 @@ from engine.looks import Candidate, Look, Rim, Scores, WorkedFace
 from engine.parsing import grown
 from engine.profiles import Profile
 from engine.progress import Progress, Report, Stage, Stopwatch
-from engine.stages import control, enhance, fuse, guard, harmonise, inpaint, join, paste_back
+from engine.stages import control, enhance, fuse, guard, harmonise, inpaint, join, makeup, paste_back
 from engine.stages.reference import Reference, ranked_references
 from engine.stages.template import LONGEST
 from engine.subject import Subject
@@ -131,6 +131,13 @@ class Steps:
             return look
         where = look.parts.face if with_lips else look.parts.face * (1 - grown(look.parts.lips, 0.02 * look.face.width))
         rgb = harmonise.colour_shifted(look.rgb, look.parts.skin, before.rgb, before.parts.skin, where)
+        return replace(look, rgb=rgb)
+
+    def makeup(self, look: Look, before: Look) -> Look:
+        config = self.config
+        if not config.makeup_transfer:
+            return look
+        rgb = makeup.made_up(look.rgb, look.parts, before.rgb, before.parts, look.face.width, config.makeup_ratio)
         return replace(look, rgb=rgb)
 
     def first_diffusion(self, look: Look, subject: Subject) -> list[Look]:

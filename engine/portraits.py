@@ -276,7 +276,8 @@ def _worked(steps: Steps, template: Rgb, seat: _Seat, faces: Sequence[Face]) -> 
             with steps.stage(Stage.SECOND_FUSION):
                 again = steps.fusion(shifted, reference, config.fusion_after, config.fusion_after_ratio)
             second = steps.second_diffusion(again, subject)
-            last = steps.colour_shift(second, before, config.color_shift_last, with_lips=False)
+            shaded = steps.colour_shift(second, before, config.color_shift_last, with_lips=False)
+            last = steps.makeup(shaded, before)
             trails.append({"first_diffusion": first, "first_shift": shifted, "second_fusion": again})
             trails[-1] |= {"second_diffusion": second, "last_shift": last}
     rim = Rim.of(before, fused)

@@ -11,7 +11,8 @@ import pytest
 from engine.images import read_photo
 from engine.inspection import PhotoFindings, examine
 from engine.models.dlib_faces import DlibDetector, DlibFaceId
-from engine.types import Photo
+from engine.types import Photo, SubjectFiles
+from tests.unit.engine.subjects import write_subject
 
 if TYPE_CHECKING:
     from engine.diffusion import Diffusion
@@ -46,6 +47,25 @@ def examined(
         return known[name]
 
     return find
+
+
+@pytest.fixture(scope="session")
+def people(
+    shared_data: Path, tmp_path_factory: pytest.TempPathFactory, detector: DlibDetector, recogniser: DlibFaceId
+) -> dict[str, SubjectFiles]:
+    """Persons a and b as training leaves them, without a LoRA, one photo held out."""
+    folder, selfies = tmp_path_factory.mktemp("people"), shared_data / "selfies"
+    photos = {"a": ("img17", "img59", "img62"), "b": ("img31", "img29", "img30")}
+    return {
+        name: write_subject(
+            folder / name,
+            [selfies / name / f"{photo}.jpg" for photo in of[:2]],
+            selfies / name / f"{of[2]}.jpg",
+            detector,
+            recogniser,
+        )
+        for name, of in photos.items()
+    }
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from engine.config import PortraitConfig
 from engine.diffusion import InpaintRequest, Painting
 from engine.errors import FusionFailed, NoFaceInTemplate, UnreadablePicture
 from engine.images import read_photo
-from engine.models.dlib_faces import DlibDetector, DlibFaceId
 from engine.portraits import Skip, make_portraits
 from engine.profiles import MiniProfile
 from engine.progress import Progress, Stage
@@ -21,7 +20,7 @@ from engine.stages import join
 from engine.stages.template import left_to_right
 from engine.types import Face, Photo, Rgb, SubjectFiles
 from gpu_worker.contract.events import SKIP_REASONS
-from tests.unit.engine.subjects import embedding_of, write_subject
+from tests.unit.engine.subjects import embedding_of
 
 PAINTLESS = {"first_diffusion": False, "second_diffusion": False, "super_resolution": False}
 
@@ -35,24 +34,6 @@ def profile() -> MiniProfile:
 def config(profile: MiniProfile) -> PortraitConfig:
     result: PortraitConfig = profile.portrait.with_changes(**PAINTLESS)
     return result
-
-
-@pytest.fixture(scope="module")
-def people(
-    shared_data: Path, tmp_path_factory: pytest.TempPathFactory, detector: DlibDetector, recogniser: DlibFaceId
-) -> dict[str, SubjectFiles]:
-    folder, selfies = tmp_path_factory.mktemp("people"), shared_data / "selfies"
-    photos = {"a": ("img17", "img59", "img62"), "b": ("img31", "img29", "img30")}
-    return {
-        name: write_subject(
-            folder / name,
-            [selfies / name / f"{photo}.jpg" for photo in of[:2]],
-            selfies / name / f"{of[2]}.jpg",
-            detector,
-            recogniser,
-        )
-        for name, of in photos.items()
-    }
 
 
 @pytest.fixture(scope="module")

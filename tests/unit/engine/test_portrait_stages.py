@@ -14,7 +14,7 @@ from engine.models.lanczos import LanczosEnhancer
 from engine.models.mini_controls import MiniControls
 from engine.parsing import closed, grown, parse_by_landmarks
 from engine.provenance import SOURCE_TYPE, write_portrait
-from engine.stages import control, enhance, fuse, guard, harmonise, inpaint, paste_back
+from engine.stages import control, enhance, fuse, guard, harmonise, inpaint, makeup, paste_back
 from engine.stages.reference import Reference, mirrored, ranked_references
 from engine.types import Embedding, Face, HeadPose, Rgb
 from tests.unit.engine.test_landmark_fusion import face_of, seen_head
@@ -79,6 +79,20 @@ def test_without_skin_the_colour_shift_changes_nothing(drawn: tuple[Rgb, Face]) 
     parts = parse_by_landmarks(rgb, face)
     nothing = np.zeros_like(parts.skin)
     assert np.array_equal(harmonise.colour_shifted(rgb, nothing, 255 - rgb, parts.skin, parts.face), rgb)
+
+
+def test_makeup_brings_the_lips_colour_and_not_the_complexion(drawn: tuple[Rgb, Face]) -> None:
+    rgb, face = drawn
+    parts = parse_by_landmarks(rgb, face)
+    painted = np.clip(rgb.astype(int) - 25, 0, 255).astype(np.uint8)  # a darker person
+    painted[parts.lips > 0] = (190, 10, 40)
+    made_up = makeup.made_up(rgb, parts, painted, parts, face.width, 1.0)
+    mouth = tuple(np.round(face.landmarks[48:60].mean(0)).astype(int)[::-1])
+    nose = tuple(np.round(face.landmarks[29]).astype(int)[::-1])
+    assert int(made_up[mouth][0]) - int(made_up[mouth][1]) > int(LIPS[0]) - LIPS[1] + 40
+    assert np.abs(made_up[nose].astype(int) - rgb[nose]).max() <= 1
+    assert np.array_equal(made_up[parts.face == 0], rgb[parts.face == 0])
+    assert np.array_equal(makeup.made_up(rgb, parts, painted, parts, face.width, 0.0), rgb)
 
 
 def test_the_blend_takes_eyes_from_the_fusion_and_keeps_the_pictures_lips(drawn: tuple[Rgb, Face]) -> None:
