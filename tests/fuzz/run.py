@@ -24,7 +24,7 @@ def run(inputs: int, seed: int, processes: int, names: list[str]) -> list[Tally]
     tallies = {name: Tally(name) for name in names}
     # Started afresh, not forked: what one target leaves in memory is not handed to the others.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, max_tasks_per_child=20) as pool:
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
         running = {pool.submit(_part, name, seed, numbers): name for name, numbers in parts}
         for done in as_completed(running):
             tallies[running[done]].add(done.result())

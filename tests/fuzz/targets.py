@@ -6,16 +6,16 @@ from tests.fuzz.target import Target
 
 SHARES = {
     "picture": 30,
-    "button": 12,
-    "telegram update": 10,
-    "discord interaction": 8,
-    "job payload": 10,
-    "job event": 12,
+    "button": 14,
+    "telegram update": 4,
+    "discord interaction": 9,
+    "job payload": 12,
+    "job event": 14,
     "blob key": 8,
     "sealed blob": 5,
-    "settings": 3,
-    "LoRA file": 5,
-    "sandbox call": 2,
+    "settings": 1,
+    "LoRA file": 2,
+    "sandbox call": 1,
 }
 
 

@@ -82,7 +82,8 @@ async def _people(people: int, updates: int, think_s: float) -> list[str]:
 
 def _report(measured: Measured, people: int) -> list[str]:
     rate = measured.updates / measured.seconds
-    _say(f"\n{people} people, {measured.updates} updates in {measured.seconds:.0f} s ({rate:.0f} a second)\n\n")
+    _say(f"\n{people} people, {measured.updates} updates in {measured.seconds:.0f} s ({rate:.0f} a second); ")
+    _say(f"{1000 * measured.processor_s / measured.updates:.0f} ms of the bot's processor time for each\n\n")
     _say("| answer to | count | median, s | p95, s | worst, s |\n|---|---|---|---|---|\n")
     broken = []
     for kind, times in measured.answers.items():

@@ -44,6 +44,7 @@ class Measured:
     updates: int = 0
     finished: int = 0
     seconds: float = 0.0
+    processor_s: float = 0.0  # of the bot's process
 
 
 class Phone:
@@ -175,6 +176,12 @@ def _environment(settings: dict[str, str]) -> dict[str, str]:
     return {**os.environ, **{f"PORTRAIT_{name.upper()}": value for name, value in settings.items()}}
 
 
+def processor_s(process: int) -> float:
+    """Processor time that a process has taken so far: a measure that other programs on the machine do not change."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def memory_mib(process: int) -> float:
     for line in Path(f"/proc/{process}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
@@ -198,12 +205,12 @@ async def _talk(
     world: World, phones: dict[int, Phone], bot: int, measured: Measured, updates: int, think_s: float
 ) -> None:
     await _until_polled(world)
-    began = time.perf_counter()
+    began, taken = time.perf_counter(), processor_s(bot)
     watching = asyncio.create_task(_watch(bot, measured, max(updates // 40, 1)))
     await asyncio.gather(*(phone.live(updates, think_s) for phone in phones.values()))
     watching.cancel()
     measured.memory.append((measured.updates, memory_mib(bot)))
-    measured.seconds = time.perf_counter() - began
+    measured.seconds, measured.processor_s = time.perf_counter() - began, processor_s(bot) - taken
 
 
 def _listen(world: World, phones: dict[int, Phone]) -> None:
