@@ -21,10 +21,14 @@ class Quotas:
 
     async def training(self, user_id: str, *, is_new: bool = True) -> QuotaReached | None:
         """`is_new`: for one more subject, not in the place of one."""
-        most = self._settings.subjects_per_user
-        if is_new and len(await self._store.library.subjects(user_id)) >= most:
-            return QuotaReached("subjects", most)
+        if is_new and (full := self.subjects(len(await self._store.library.subjects(user_id)))):
+            return full
         return await self._daily(user_id, "train", "trainings", self._settings.trainings_per_day)
+
+    def subjects(self, have: int) -> QuotaReached | None:
+        """For one more subject of somebody who has so many."""
+        most = self._settings.subjects_per_user
+        return QuotaReached("subjects", most) if have >= most else None
 
     async def portrait(self, user_id: str) -> QuotaReached | None:
         most = self._settings.open_portraits

@@ -118,16 +118,18 @@ async def gather_facts(parts: Parts, store: Store, person: Person, incoming: Inc
     jobs = await store.jobs.open_of(user_id, ("train", "portrait", "check_template"))
     training = next((job for job in jobs if job.kind == "train"), None)
     place = await store.jobs.place_of(training, parts.workers) if training else None
+    subjects = tuple(await store.library.subjects(user_id))
+    retraining_quota = await quotas.training(user_id, is_new=False)
     return Facts(
         new_id=new_id(),
         is_private=incoming.is_private,
         has_consented=await store.people.has_consented(user_id, CONSENT_VERSION),
-        subjects=tuple(await store.library.subjects(user_id)),
+        subjects=subjects,
         collection=await store.collections.open_one(user_id),
         training=training.view(place) if training else None,
         has_jobs=bool(jobs),
-        training_quota=await quotas.training(user_id),
-        retraining_quota=await quotas.training(user_id, is_new=False),
+        training_quota=quotas.subjects(len(subjects)) or retraining_quota,
+        retraining_quota=retraining_quota,
         template_quota=await quotas.template(user_id),
         refusal=await _refusal(store, incoming),
     )
