@@ -348,7 +348,7 @@ class Actor:
         return [a.Tell(r.Exporting())]
 
     async def _forget(self, _: a.Forget) -> list[a.Telling]:
-        self._parts.erasing.add((self._address.platform, self._address.person))
+        self._parts.erasing[(self._address.platform, self._address.person)] = self._incoming.event_id
         self.aftermath.forgotten = await self._store.people.forget(self._user_id, self._now)
         # Before the rows are gone for good: dying in between means to forget them at the next start.
         self._parts.tombstones.add(self._user_id)

@@ -121,7 +121,7 @@ class Bot:
             logger.exception("an event could not be handled (%s)", reference)
             return await self._apologise(incoming, r.Apology(reference))
         finally:
-            self.parts.erasing.discard((incoming.address.platform, incoming.address.person))
+            self._erased(incoming)
         return handled.alert
 
     async def settle_guild(self, place: Place, change: Callable[[GuildRules], GuildRules]) -> GuildRules | None:
@@ -187,7 +187,7 @@ class Bot:
         platform, person = incoming.address.platform, incoming.address.person
         try:
             await self._afterwards(handled)
-            self.parts.erasing.discard((platform, person))
+            self._erased(incoming)
             if isinstance(incoming.said, SentPicture | PictureNotTaken):
                 self._answer_when_quiet(platform, person)
             else:
@@ -213,6 +213,12 @@ class Bot:
         async with self.parts.locks.held("export"):
             await export(self.parts, wish)
         await self.delivery.answer(wish.address.platform, wish.address.person)
+
+    def _erased(self, incoming: Incoming) -> None:
+        """The person may be spoken to again, if it was this event that forgot them."""
+        person = (incoming.address.platform, incoming.address.person)
+        if self.parts.erasing.get(person) == incoming.event_id:
+            del self.parts.erasing[person]
 
     def _answer_when_quiet(self, platform: str, person: str) -> None:
         """Albums come photo by photo with no end mark: the answer waits until no more come."""

@@ -92,7 +92,7 @@ class Parts:
     """Wired in bot/app.py, passed to whatever needs them.
 
     `workers` is what the reconciler last counted; `erasing` are people (platform, person) whose receipt is not complete
-    yet, so nothing is said to them.
+    yet, with the event that asked for it: until then nothing is said to them.
     """
 
     settings: Settings
@@ -110,4 +110,4 @@ class Parts:
     tasks: Tasks = field(default_factory=Tasks)
     relay_wanted: asyncio.Event = field(default_factory=asyncio.Event)
     workers: Workers = field(default_factory=lambda: Workers(0))
-    erasing: set[tuple[str, str]] = field(default_factory=set)
+    erasing: dict[tuple[str, str], str] = field(default_factory=dict)

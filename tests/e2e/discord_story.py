@@ -1,6 +1,6 @@
 """Everything that a person does with the bot on Discord, in one story: played by a test, and written down for the docs.
 
-python -m tests.e2e.discord_story docs/discord-transcripts.md
+python -m tests.e2e.discord_story docs/chat-flows.md
 """
 
 from __future__ import annotations
@@ -18,12 +18,7 @@ from tests.e2e.conftest import selfie
 from tests.e2e.town import LIMIT_S, PEOPLE, Town, place_in, town, words
 from tests.fake_discord import Interaction, Json, Message
 
-INTRODUCTION = """# Transcripts of Discord
-
-Written by `python -m tests.e2e.discord_story docs/discord-transcripts.md`: a real bot and a real worker with a stand-in
-engine, in a server's channel of a Discord that speaks the real one's protocol (`tests/fake_discord.py`). `( … )` is a
-button. Chinese speakers get all of this in Chinese.
-"""
+MARK = "<!-- written by tests/e2e/discord_story.py; what stands below is replaced -->"
 WIDTH = 108
 
 
@@ -37,7 +32,7 @@ class Story:
     def chapter(self, title: str) -> None:
         if self.lines:
             self.lines.append("```")
-        self.lines += ["", f"## {title}", "", "```"]
+        self.lines += ["", f"### {title}", "", "```"]
 
     def end(self) -> list[str]:
         return [*self.lines, "```"]
@@ -281,7 +276,7 @@ async def _forgetting(story: Story) -> None:
     await story.presses(question, "forget_yes")
     question = await story.hears(_has("forget_sure"), "bot (only you see this), the same message")
     await story.presses(question, "forget_sure")
-    await story.hears(_says("Everything is deleted."))
+    await story.hears(_says("Everything is deleted.", "messages"))
 
 
 async def _write(path: Path) -> None:
@@ -289,8 +284,13 @@ async def _write(path: Path) -> None:
         place.start_worker()
         async with town(place) as here:
             story = await tell(here)
-    text = INTRODUCTION + "\n".join(story.end()) + "\n"
-    await asyncio.to_thread(path.write_text, text, "utf-8")
+    await asyncio.to_thread(_replace, path, story.end())
+
+
+def _replace(path: Path, lines: list[str]) -> None:
+    """What stands above the mark stays."""
+    before, mark, _ = path.read_text("utf-8").partition(MARK)
+    path.write_text(before + (mark or MARK) + "\n" + "\n".join(lines) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

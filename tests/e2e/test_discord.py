@@ -76,6 +76,16 @@ async def test_a_dialog_takes_twenty_photos_with_the_consent_and_more_come_by_th
         await here.nothing_is_thinking()
 
 
+async def test_the_name_that_the_dialog_asks_for_is_the_models(place: Place) -> None:
+    async with town(place) as here:
+        dialog = await here.discord.dialog(await here.discord.command(here.me, "train"))
+        await here.discord.submit(here.me, dialog, {"first": here.photos(6)}, {"name": "Anna"})
+        await here.discord.push(here.me, "start", LIMIT_S)
+        await here.discord.until(lambda m: "model is ready" in m.text, LIMIT_S)
+        await here.discord.command(here.me, "models")
+        await here.discord.until(lambda m: "Anna" in m.text)
+
+
 async def test_photos_that_came_before_the_consent_are_fetched_only_after_it(place: Place) -> None:
     async with town(place) as here:
         await here.discord.command(here.me, "train", here.photos(MAX_PHOTOS))

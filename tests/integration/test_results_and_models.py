@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from bot import replies as r
-from bot.dialogue import Filled
+from bot.dialogue import Asked, Filled
 from bot.domain import MessageRef
 from bot.replies import Choice
 from gpu_worker.contract.jobs import MakePortraits, TrainSubject
@@ -316,11 +316,12 @@ async def test_the_receipt_waits_for_what_it_lists(bench: BotBench, monkeypatch:
     delete = bench.chat.delete
 
     async def meanwhile(ref: MessageRef) -> bool:
+        await bench.hear(Asked("help"), event_id="heard before, delivered again")
         await bench.bot.delivery.answer(ANNA.platform, ANNA.person)
         return await delete(ref)
 
     monkeypatch.setattr(bench.chat, "delete", meanwhile)
-    await bench.ask("help")
+    await bench.hear(Asked("help"), event_id="heard before, delivered again")
     await bench.ask("forget")
     await bench.push(r.ConfirmForget, "forget_yes")
     await bench.push(r.ConfirmForgetAgain, "forget_sure")
