@@ -36,15 +36,12 @@ class PlainDiffusion(Diffusion):
         device = diffusion.device.type
         dtype = torch.float32 if device == "cpu" else torch.float16
 
-        def own(network: Any) -> Any:
-            return copy.deepcopy(network).to(REST, dtype).to(memory_format=torch.contiguous_format)
-
         return PlainDiffusion(
-            own(diffusion.unet),
-            own(diffusion.vae),
-            own(diffusion.text_encoder),
+            plain_copy(diffusion.unet, dtype).to(REST),
+            plain_copy(diffusion.vae, dtype).to(REST),
+            copy.deepcopy(diffusion.text_encoder).to(REST, dtype),
             diffusion.tokenizer,
-            {name: own(network) for name, network in diffusion.controlnets.items()},
+            {name: plain_copy(network, dtype).to(REST) for name, network in diffusion.controlnets.items()},
             diffusion.scheduler_config,
             works_on=device,
             lora=lora,
@@ -87,8 +84,16 @@ class PlainDiffusion(Diffusion):
         return pretended(request)
 
 
+def plain_copy(network: Any, dtype: torch.dtype) -> Any:
+    """The same weights in diffusers' own layers and layout, on the same device."""
+    with network.device:
+        plain = type(network).from_config(network.config)
+    plain.load_state_dict(network.state_dict())
+    return plain.to(dtype).eval().requires_grad_(False)
+
+
 def pretended(request: InpaintRequest) -> Painting:
     """Pictures that show the face that was there, each a little lighter: noise, which random weights paint, shows none
     and would be searched for long, and what did not change at all would not be searched again."""
-    lighter = [np.maximum(request.image, 1 + k) for k in range(request.count)]
-    return Painting(request.image, [np.minimum(picture, 254) + np.uint8(1) for picture in lighter])
+    levels = range(1, request.count + 1)
+    return Painting(request.image, [np.minimum(request.image, 255 - k) + np.uint8(k) for k in levels])

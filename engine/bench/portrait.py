@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from engine import lora
 from engine.bench.measures import device_name, gpu_peak_gib
-from engine.bench.plain_portrait import PlainDiffusion, pretended
+from engine.bench.plain_portrait import PlainDiffusion, plain_copy, pretended
 from engine.bench.random_weights import random_diffusion
 from engine.config import FewStepLora, PortraitConfig, fast_portrait
 from engine.diffusion import Control, Diffusion, InpaintRequest, Painting, chosen_device
@@ -195,7 +195,7 @@ def _measured(profile: RandomProfile, subject: SubjectFiles, config: PortraitCon
     for _ in range(repeats + 1):
         profile.faces.seconds, profile.faces.calls = 0.0, 0
         profile.shown += 1
-        template.rgb[::37, ::41] ^= np.uint8(profile.shown)  # another picture: no face of an earlier run is remembered
+        template.rgb[::37, ::41] = profile.shown % 256  # another picture: no face of an earlier run is remembered
         begin = time.perf_counter()
         report = make_portraits(subject, template, profile, config, silent)
         seconds = time.perf_counter() - begin
@@ -215,7 +215,8 @@ def _measured(profile: RandomProfile, subject: SubjectFiles, config: PortraitCon
 
 
 def _accuracy(painter: Diffusion, side: int) -> Json:
-    """Levels of 255 by which a pass differs from the same pass without recordings, and from one in float32."""
+    """Levels of 255 by which a pass differs from the same pass without recordings, and from one of
+    diffusers' own layers in float32."""
     rng = np.random.default_rng(0)
     picture = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
     controls = tuple(Control(name, picture, 0.5) for name in ("canny", "pose", "color"))
@@ -224,11 +225,11 @@ def _accuracy(painter: Diffusion, side: int) -> Json:
     ours = Diffusion(**parts)
     eager = Diffusion(**{**parts, "graphs": Graphs(recording=False)})
     single = Diffusion(
-        copy.deepcopy(ours.unet).float(),
-        copy.deepcopy(ours.vae).float(),
+        plain_copy(ours.unet, torch.float32),
+        plain_copy(ours.vae, torch.float32),
         copy.deepcopy(ours.text_encoder).float(),
         ours.tokenizer,
-        {control.name: copy.deepcopy(ours.controlnets[control.name]).float() for control in controls},
+        {control.name: plain_copy(ours.controlnets[control.name], torch.float32) for control in controls},
         ours.scheduler_config,
         Graphs(recording=False),
     )
