@@ -14,6 +14,7 @@ from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from engine.diffusion import Control, Diffusion, InpaintRequest, Sampler
+from engine.diffusion.capture import identity
 from engine.diffusion.core import injection_factors, overlaid
 from engine.diffusion.prompt import parse_weights
 from engine.errors import Stopped
@@ -270,6 +271,23 @@ def test_strength_zero_is_the_autoencoders_idea_of_the_picture(tiny: Diffusion) 
     (result,) = tiny.inpaint(asked)
     (expected,) = tiny.decode(tiny.encode_image([asked.image]))
     assert np.array_equal(result, expected)
+
+
+def test_a_recording_is_found_again_until_a_weight_moves_or_a_part_is_exchanged() -> None:
+    """By this key a recorded pass is found; what only changes contents (a LoRA merged in place) must not change it."""
+    network = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
+    seen = [identity([network])]
+    with torch.no_grad():
+        network[0].weight += 1
+    network[1].running_mean.copy_(torch.ones(3))
+    assert identity([network]) == seen[0]
+    network.double()
+    seen.append(identity([network]))
+    network[1].running_mean = torch.zeros(3, dtype=torch.double)
+    seen.append(identity([network]))
+    network[0] = torch.nn.Sequential(network[0], torch.nn.Identity())  # as a LoRA's layer put around it
+    seen.append(identity([network]))
+    assert len(set(seen)) == len(seen)
 
 
 def test_soft_injection_has_the_references_thirteen_factors() -> None:
