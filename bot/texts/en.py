@@ -173,8 +173,9 @@ PHRASES: dict[str, str] = {
     "privacy.sealed": "Photos, models and portraits are stored encrypted under a key of your own.",
     "privacy.erase": "/forget deletes all of it at once: photos, models, face measurements, portraits, orders, your "
     "key, and my messages as far as the chat permits.",
-    "privacy.remains": "What stays after that: the numbers of handled messages for three days, without your name; and "
-    "if whoever runs this bot has blocked you, that.",
+    "privacy.remains": "What stays after that, without your name: the numbers of handled messages for three days, and "
+    "a random number that keeps you deleted if a backup is ever restored. And if whoever runs this bot has blocked "
+    "you, that.",
     "exporting.title": "I am packing your data",
     "exporting.how": "They come as a file within a few minutes. If not, press the button again.",
     "export.title": "Your data",
