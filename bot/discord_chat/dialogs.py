@@ -105,7 +105,7 @@ def _attachment(data: Any, interaction: AnyInteraction) -> discord.Attachment | 
     """The library makes attachments of dialogs only for dialogs that it has in memory."""
     try:
         file = discord.Attachment(data=data, state=interaction._state)
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         file = None
     if file is None or not (isinstance(file.size, int) and isinstance(file.filename, str)):
         log.warning("a file of a dialog is described as no file is")

@@ -146,6 +146,10 @@ async def test_what_stays_in_the_inbox_does_not_stay_for_ever(tmp_path: Path) ->
         {"custom_id": "photos", "components": ["x", {"component": 3}, {"component": {"custom_id": {}, "values": 1}}]},
         {"custom_id": [], "components": [], "resolved": []},
         {
+            "components": [{"component": {"custom_id": "first", "values": ["5"]}}],
+            "resolved": {"attachments": {"5": {"id": float("inf"), "filename": "x", "size": 1}}},
+        },
+        {
             "components": [{"component": {"custom_id": "first", "values": ["5", [], "6"]}}],
             "resolved": {
                 "attachments": {"5": "x", "6": {"id": "6", "filename": 1, "size": "x", "url": 1, "proxy_url": 1}}
