@@ -24,18 +24,20 @@ from engine.__main__ import main
 from engine.catalogue import Catalogue, load_catalogue
 from engine.config import FewStepLora, PortraitConfig, TrainingConfig, fast_portrait
 from engine.diffusion import Control, InpaintRequest
-from engine.errors import MissingWeights
+from engine.errors import MissingWeights, NoFaceInTemplate
 from engine.images import grow_box, read_photo
 from engine.models import sd15
 from engine.models.dlib_faces import DlibDetector, DlibFaceId
-from engine.portraits import make_portraits
+from engine.portraits import PortraitReport, make_portraits
 from engine.profiles import MiniProfile, load_profile
 from engine.progress import silent
 from engine.sd15_profile import Sd15Profile, for_small_memory
+from engine.text_to_photo import Recipe, painted_template
 from engine.training import train_subject
 from engine.types import Face, HeadPose, Photo, SubjectFiles
 from tests.stand_ins import sd15_files as stand_ins
 from tests.stand_ins.content_check import write_content_check
+from tests.stand_ins.ip_adapter import write_ip_adapter
 
 PICTURES = MiniProfile("cpu")  # retouching and the like, where ModelScope's packages are not installed
 
@@ -222,6 +224,45 @@ def test_a_small_gpu_paints_the_same(profile: OnStandIns, shared_data: Path) -> 
     small = for_small_memory(profile.diffusion)
     assert np.array_equal(small.inpaint(request), expected)
     assert small.controls_rest
+
+
+def test_a_film_look_and_a_face_prompt_take_part_when_they_are_asked_for(
+    models_dir: Path,
+    tmp_path: Path,
+    catalogue: Catalogue,
+    networks: stand_ins.Networks,
+    subject: SubjectFiles,
+    shared_data: Path,
+) -> None:
+    for entry in models_dir.iterdir():
+        (tmp_path / entry.name).symlink_to(entry)
+    write_ip_adapter(tmp_path / "ip-adapter-face", networks.unet)
+    film = catalogue.model("film-lora").files[0].path
+    stand_ins.write_kohya_lora(tmp_path / "film-lora" / film, networks, rank=4, alpha=4)
+    with any_size(catalogue):
+        profile = OnStandIns(tmp_path, None, "cpu")
+        assert profile.first_look.ip_adapter_weight == 0.6
+        _ = profile.diffusion
+        profile.training = profile.training.with_changes(resolution=128)
+        changes = {"first_steps": 3, "second_diffusion": False, "super_resolution": False, "fusion_after": False}
+        template = read_photo(shared_data / "templates" / "8.jpg", 500)
+
+        def made(**wanted: float) -> PortraitReport:
+            return make_portraits(subject, template, profile, profile.portrait.with_changes(**changes, **wanted))
+
+        seeds = [made(), made(film_lora_weight=0.65), made(ip_adapter_weight=0.3)]
+    assert all(report.changed_outside_mask == 0 for report in seeds)
+    assert not any("IP-Adapter" in note or "film" in note for report in seeds for note in report.notes)
+    assert all(report.content_check == "vit-nsfw" for report in seeds)
+
+
+def test_a_template_is_painted_from_words_at_the_recipes_size(profile: OnStandIns) -> None:
+    """The stand-in paints no face: it is tried four times and told."""
+    steps: list[int] = []
+    recipe = Recipe(prompt="a woman in the rain", width=130, height=190, steps=2)
+    with pytest.raises(NoFaceInTemplate, match="4 pictures"):
+        painted_template(recipe, profile, on_step=lambda done, total: steps.append(done))
+    assert len(steps) >= 4
 
 
 def test_a_portrait_runs_without_the_colour_network(
