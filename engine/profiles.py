@@ -158,12 +158,13 @@ class MiniProfile:
             snr_cap=1.0,
             face_weight=2.0,
             text_encoder_rate=0.0,
-            variants=2,
-            steps_per_photo=48,
-            max_steps=240,
+            variants=1,
+            steps_per_photo=32,
+            max_steps=160,
             validation_steps=80,
             validation_denoise_steps=14,
-            validation_guidance=3.0,  # more is too much for a small model
+            validation_guidance=1.0,  # 1.5, 3 and 4 paint faces as like, for twice the time
+            merge_best=4,
             validation_negative="",  # it knows none of the reference's words, and they triple the context
         )
         # Landmark fusion keeps the template's light by itself: mixing it with the template would show two faces. What

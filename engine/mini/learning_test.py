@@ -41,7 +41,7 @@ PEOPLE = ("a", "b", "c")
 UNTUNED = "untuned"
 SEED = 90_001  # of everything painted here; training's own renders have another
 FROM_NOISE = 6  # pictures per model, besides the ID photos
-NEEDED_GAIN = {"dlib-resnet-v1": 0.1, "edge-directions": 0.05}  # likeness that a person's LoRA must add
+NEEDED_GAIN = {"dlib-resnet-v1": 0.2, "edge-directions": 0.1}  # likeness that a person's LoRA must add
 NOISE = 0.01  # likeness: less is no difference
 TEMPLATES = ("4.jpg", "id_1.jpg")
 BLURRED_REACH = 11  # px: a mask blurred for a canvas of 128 px reaches half of this beyond itself
@@ -56,6 +56,7 @@ class Person:
     last: Path
     photos: dict[str, tuple[Photo, dict[str, Embedding]]]
     held_out: tuple[str, ...]
+    is_merged: bool  # else its LoRA is the last checkpoint's
 
     def codes(self, judge: str, held_out: bool) -> list[Embedding]:
         """Embeddings of the held-out photos, or of the others."""
@@ -134,7 +135,9 @@ def learned(
         face = profile.detector(photo.rgb)[0]
         known[path.name] = photo, {judge.name: judge.embed(photo.rgb, face) for judge in judges}
     held_out = tuple(one["file"] for one in info["held_out"])
-    return Person(name, files, max(checkpoints.glob("step-*.safetensors")), known, held_out)
+    return Person(
+        name, files, max(checkpoints.glob("step-*.safetensors")), known, held_out, len(info["merged"]["weights"]) > 1
+    )
 
 
 def learning(people: Sequence[Person], profile: Profile, judges: Sequence[FaceRecogniser], table: Table) -> None:
@@ -142,10 +145,15 @@ def learning(people: Sequence[Person], profile: Profile, judges: Sequence[FaceRe
     log.info("painting faces")
     painted = {UNTUNED: _renders(profile)}
     for person in people:
-        for model, file in ((person.name, person.files.lora), (_last(person), person.last)):
-            with lora.applied(profile.diffusion, file, 1.0):
-                painted[model] = _renders(profile)
-    faces = {model: [seen(rgb, profile.detector) for rgb in pictures] for model, pictures in painted.items()}
+        with lora.applied(profile.diffusion, person.files.lora, 1.0):
+            painted[person.name] = painted[_last(person)] = _renders(profile)
+        if person.is_merged:
+            with lora.applied(profile.diffusion, person.last, 1.0):
+                painted[_last(person)] = _renders(profile)
+    faces: dict[str, list[Seen]] = {}
+    for model, pictures in painted.items():
+        same = next((other for other in faces if painted[other] is pictures), None)
+        faces[model] = faces[same] if same else [seen(rgb, profile.detector) for rgb in pictures]
     for judge in judges:
         alike = {
             (model, person.name): _alike(
