@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from bot.db import tables as t
 from bot.db.database import Database
 from bot.db.store import Store
-from bot.domain import JobKind, JobStatus, StoredJob
+from bot.domain import JobKind, JobStatus, StoredJob, Workers
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 HISTORY = timedelta(days=60)  # as long as the bot keeps jobs that ended
@@ -113,7 +113,7 @@ Question = Callable[[Store, StoredJob], Awaitable[Any]]
 
 # What is asked while a person waits, and what a loop of the bot asks every few seconds.
 QUESTIONS: dict[str, Question] = {
-    "place in the queue": lambda store, job: store.jobs.place_of(job, 4),
+    "place in the queue": lambda store, job: store.jobs.place_of(job, Workers(4)),
     "length of the queue": lambda store, job: store.jobs.waiting(),
     "open jobs of a person": lambda store, job: store.jobs.open_of(job.user_id),
     "quota of a person": lambda store, job: store.jobs.charged_since(job.user_id, "portrait", NOW - timedelta(days=1)),
