@@ -49,12 +49,44 @@ def connect(redis_url: str) -> ArqRedis:
     )
 
 
+class _Turn:
+    """One queue's hold on a turn that several share, in arq's eyes a semaphore.
+
+    arq takes the turn, asks Redis about the job, and keeps the turn for ever if Redis goes away at that moment.
+    """
+
+    def __init__(self, turn: asyncio.Semaphore) -> None:
+        self._turn, self._held = turn, 0
+
+    async def acquire(self) -> bool:
+        await self._turn.acquire()
+        self._held += 1
+        return True
+
+    def release(self) -> None:
+        if self._held:
+            self._held -= 1
+            self._turn.release()
+
+    def give_back(self) -> None:
+        """Once no job of this queue runs any more: whatever is still held."""
+        while self._held:
+            self.release()
+
+    async def __aenter__(self) -> None:
+        await self.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.release()
+
+
 class _LeasedWorker(Worker):
     """An arq worker that leaves a job's keys alone once the job belongs to another worker."""
 
     def __init__(self, lease_s: float, turn: asyncio.Semaphore, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self.sem = turn  # type: ignore[assignment]  # arq's own counts the jobs of one queue only
+        self.turn = _Turn(turn)
+        self.sem = self.turn  # type: ignore[assignment]  # arq's own counts the jobs of one queue only
         # arq would mark a job as in progress once, for the longest timeout; our claims renew a short mark instead.
         self.in_progress_timeout_s = lease_s
         self.not_ours: set[str] = set()
@@ -86,6 +118,7 @@ async def serve_queue(
         await end(polling, stop)
         # A job goes on without the polling; it has its own ways through an outage, and no second one may start beside.
         endings = await asyncio.gather(*worker.tasks.values(), return_exceptions=True)
+        worker.turn.give_back()
         errors = [error for error in endings if isinstance(error, BaseException)]
         if not polling.cancelled() and (error := polling.exception()):
             errors.append(error)

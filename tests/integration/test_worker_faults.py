@@ -8,9 +8,16 @@ import os
 import signal
 import subprocess
 import time
+from typing import Any, cast
 
+import pytest
+from redis.asyncio.client import Pipeline
+from redis.exceptions import WatchError
+
+from gpu_worker import queues
 from gpu_worker.contract.events import Progress
-from gpu_worker.contract.jobs import claims_key, lease_key, worker_key
+from gpu_worker.contract.jobs import CHECK_QUEUE, claims_key, lease_key, worker_key
+from gpu_worker.tasks import Delivery, JobRunner
 from tests.integration.conftest import Workers
 from tests.stand_in_engine import STEPS_PER_CHECKPOINT
 from tests.worker_bench import Bench, children_of, is_alive
@@ -206,3 +213,69 @@ async def test_a_worker_ends_soon_although_redis_is_away(lasting_bench: Bench, w
     lasting_bench.server.start()
     workers.start(lasting_bench.server)
     assert (await lasting_bench.outcome(job, 25)).event == "succeeded"
+
+
+async def test_an_outage_while_arq_looks_at_a_job_does_not_stop_the_queue(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Runner:
+        async def deliver(self, payload: Any, delivery_id: str, in_progress_key: str) -> Delivery:
+            done.set()
+            return Delivery.FINISHED
+
+    outages, zscore, done, stopping = 3, Pipeline.zscore, asyncio.Event(), asyncio.Event()
+
+    async def away_at_first(pipe: Pipeline, *arguments: Any) -> Any:
+        nonlocal outages
+        if outages:
+            outages -= 1
+            raise WatchError("A ConnectionError occurred on while watching one or more keys")
+        return await zscore(pipe, *arguments)
+
+    monkeypatch.setattr(Pipeline, "zscore", away_at_first)
+    job = await bench.inspect()
+    await bench.enqueue(job)
+    turn = asyncio.Semaphore(1)
+    serving = asyncio.create_task(
+        queues.serve_queue(CHECK_QUEUE, cast(JobRunner, Runner()), turn, bench.redis, LEASE_S, stopping)
+    )
+    await asyncio.wait_for(done.wait(), 20)
+    stopping.set()
+    await asyncio.wait_for(serving, 10)
+    assert not turn.locked()
+
+
+async def test_a_result_that_redis_forgot_is_reported_again_and_not_made_again(bench: Bench, workers: Workers) -> None:
+    workers.start(bench.server)
+    job = await bench.train()
+    await bench.enqueue(job)
+    first = await bench.outcome(job)
+    await bench.until_arq_forgot(job)
+    await bench.redis.flushdb()
+    await bench.enqueue(job, attempt=2)  # as a bot that finds its job gone would
+    again = await bench.outcome(job)
+    assert (again.attempt, again.result) == (2, first.result)
+    assert not [event for event in await bench.events(job) if isinstance(event, Progress)], "no step is done twice"
+    assert await bench.blobs.exists(f"{first.result.files_prefix}/lora.safetensors")
+
+
+async def test_a_worker_killed_between_storing_and_reporting_a_result_makes_nobody_wait_for_it_again(
+    lasting_bench: Bench, workers: Workers
+) -> None:
+    worker = workers.start(lasting_bench.server)
+    job = await lasting_bench.train("take 20")
+    await lasting_bench.enqueue(job)
+    await lasting_bench.step(job, 5)
+    lasting_bench.server.kill()
+    key = f"{job.output_prefix}/result-{job.job_id}.json"
+    async with asyncio.timeout(40):
+        while not await lasting_bench.blobs.exists(key):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    worker.kill()
+    lasting_bench.server.start()
+    workers.start(lasting_bench.server)
+    succeeded = await lasting_bench.outcome(job, 30)
+    assert succeeded.run == 2
+    assert len(await lasting_bench.outcomes(job)) == 1
+    assert await lasting_bench.blobs.exists(f"{succeeded.result.files_prefix}/lora.safetensors")
+    assert not [e for e in await lasting_bench.events(job) if isinstance(e, Progress) and e.run == 2]
