@@ -34,9 +34,7 @@ class LoraLayer(nn.Module):
         self.base, self.down, self.up, self.scale, self.aside = base, down, up, scale, aside
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.is_cuda:
-            return self._in_one_sweep(x)
-        return self._as_one_matrix(x)
+        return self._as_one_matrix(x) if x.device.type == "cpu" else self._in_one_sweep(x)
 
     def _as_one_matrix(self, x: Tensor) -> Tensor:
         """A CPU's way: factors nearly as wide as the layer cost more as products of their own than added to it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 
@@ -22,6 +23,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], co
         "--config", type=argparse.FileType("rb"), metavar="FILE", help="JSON with TrainingConfig's fields"
     )
     train.add_argument("--reference-steps", type=int, default=20, help="measured steps of the reference's way; 0: none")
+    train.add_argument("--whole", action="store_true", help="as a worker does it: from photos to the subject's folder")
+    train.add_argument("--photos", type=Path, metavar="DIR", help="with --whole: these photos (default: made ones)")
     train.set_defaults(command=_train)
 
     portrait = kinds.add_parser("portrait", parents=[common, weights], help="portraits from photos' pixels to pixels")
@@ -29,9 +32,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], co
 
 
 def _train(options: argparse.Namespace) -> dict[str, Any]:
-    from engine.bench.train import run
+    from engine.bench import train, whole
 
-    return run(options)
+    return whole.run(options) if options.whole else train.run(options)
 
 
 def _portrait(options: argparse.Namespace) -> dict[str, Any]:

@@ -9,17 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor
 
 from engine import lora
@@ -153,13 +153,6 @@ def _course(
             diffusion.kept.pop(KEPT, None)
 
 
-def prepare(diffusion: Diffusion, config: TrainingConfig, caption: str) -> None:
-    """Makes ready what the first training with these numbers would make ready in somebody's waiting time."""
-    side = config.resolution // diffusion.grid
-    with _memory_of(config, diffusion):
-        _step_of(diffusion, config, (diffusion.unet.config.in_channels, side, side), caption)
-
-
 @contextmanager
 def _memory_of(config: TrainingConfig, diffusion: Diffusion) -> Iterator[None]:
     """Within the block this process holds at most `memory_gib` of the GPU."""
@@ -222,8 +215,22 @@ def _lora_file(folder: Path, step: int) -> Path:
 
 def _save(folder: Path, saved: Checkpoint, optimizer_state: dict[str, Tensor]) -> None:
     """The LoRA first: whoever finds the optimizer's state finds the LoRA of that step too."""
-    write_whole(_lora_file(folder, saved.step), save(saved.lora))
-    write_whole(folder / RESUME, save({"at": torch.tensor(saved.step), **optimizer_state}))
+    _write(_lora_file(folder, saved.step), saved.lora)
+    _write(folder / RESUME, {"at": torch.tensor(float(saved.step)), **optimizer_state})
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """A safetensors file of float32 tensors, written from where they lie: the library's own function copies them three
+    times and lets no other thread run meanwhile, while a GPU waits for its next step."""
+    header: dict[str, Any] = {}
+    pieces, end = [], 0
+    for name, tensor in tensors.items():
+        pieces.append(tensor.float().contiguous().reshape(-1).numpy().view(np.uint8).data)
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [end, end + len(pieces[-1])]}
+        end += len(pieces[-1])
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    write_whole(path, len(text).to_bytes(8, "little") + text, *pieces)
 
 
 def _resumed(folder: Path, fingerprint: str) -> list[tuple[Checkpoint, dict[str, Tensor]]]:
