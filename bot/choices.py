@@ -122,7 +122,8 @@ def _results(reply: r.Results) -> Rows:
     for portrait in reply.portraits:
         this = portrait.portrait_id
         rows.append((_favourite(portrait, f"{kind}{reply.page}"), Button(Choice("original", this))))
-        rows.append(_row(Choice("more", this), Choice("report", this), Choice("delete_portrait", this)))
+        rows.append(_row(Choice("more", this)))
+        rows.append(_row(Choice("report", this), Choice("delete_portrait", this)))
     if reply.only_favourites:
         rows.append(_row(Choice("results", "0"), Choice("gallery")))
     elif reply.favourites:

@@ -73,8 +73,8 @@ class TelegramChat:
         chat, message_id = int(ref.address.chat), int(ref.message_id)
         try:
             return await self._call(ref.address, 0, partial(self._bot.delete_message, chat, message_id))
-        except BadRequest:
-            return False  # older than 48 hours, or gone already
+        except BadRequest as error:
+            return "not found" in error.message.lower()  # gone already; else it is older than 48 hours
 
     def _renderer(self, to: Address, language: Language) -> Renderer:
         return Renderer(language, partial(pack, person=to.person, secret=self._secret), self._bot.username)

@@ -336,7 +336,7 @@ LABELS: dict[str, str] = {
     "seat": "Choose who goes where",
     "face": "{name}",
     "face.left": "Leave as it is",
-    "face.all_left": "Leave all that are left",
+    "face.all_left": "Leave the rest",
     "own_template": "Add my own picture",
     "delete_template": "Delete this template",
     "again": "Again",

@@ -2,8 +2,9 @@
 
     python -m tests.e2e.telegram_story docs/img
 
-The pictures show the sandbox, the production bot, a real worker and the small profile's engine. The face is that of the
-sample subject (engine/sample.py); show nobody who did not agree.
+The machine needs fonts with Chinese and emoji (apt-get install fonts-noto-cjk fonts-noto-color-emoji). The pictures
+show the sandbox, the production bot, a real worker and the small profile's engine. The face is that of the sample
+subject (engine/sample.py); show nobody who did not agree.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from bot.db.database import Database
 from bot.sandbox.local import local_studio
@@ -149,9 +150,7 @@ def two_people(selfies: Sequence[Path]) -> bytes:
     """A picture of two faces side by side."""
     pair = Image.new("RGB", (1280, 720))
     for place, path in enumerate(selfies):
-        face = Image.open(path).convert("RGB")
-        side = min(face.size)
-        pair.paste(face.crop((0, 0, side, side * 9 // 8)).resize((640, 720)), (640 * place, 0))
+        pair.paste(ImageOps.fit(Image.open(path).convert("RGB"), (640, 720)), (640 * place, 0))
     out = io.BytesIO()
     pair.save(out, "JPEG", quality=92)
     return out.getvalue()

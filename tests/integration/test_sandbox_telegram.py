@@ -329,6 +329,12 @@ async def test_a_picture_larger_than_telegram_takes_is_shown_smaller_and_its_fil
     assert await alice.media(sent["document"]["file_id"]) == heavy
 
 
+async def test_a_message_that_is_gone_already_counts_as_deleted(app: Listener, alice: Person) -> None:
+    (ref,) = await app.port.send(ME, r.Help(), "en")
+    assert await app.port.delete(ref)
+    assert await app.port.delete(ref), "nothing is left for the person to delete"
+
+
 async def test_a_file_that_cannot_be_fetched_any_more_is_named(app: Listener, alice: Person, sandbox: Sandbox) -> None:
     async with ClientSession() as http:
         gone = {"method": "getFile", "error_code": 400, "description": "Bad Request: file is temporarily unavailable"}
