@@ -14,7 +14,7 @@ from bot.app import StartFailure, open_bot
 from bot.db.database import open_database
 from bot.keys import NoMasterKey, UserKeys, main, master_keys
 from bot.outbox import relay
-from bot.replies import ConfirmForget
+from bot.replies import ConfirmForget, ConfirmForgetAgain
 from bot.settings import Settings
 from gpu_worker.contract.blobs import BlobNotFound, open_blobs
 from gpu_worker.contract.sealing import MAGIC, CannotOpen, MasterKeys, new_key, unseal, written_key
@@ -67,6 +67,7 @@ async def test_a_backup_of_the_blobs_is_noise_after_forget(studio: BotBench) -> 
     assert all(unseal(data, key, name).startswith(b"\xff\xd8") for name, data in backup.items())
     await studio.ask("forget")
     await studio.push(ConfirmForget, "forget_yes")
+    await studio.push(ConfirmForgetAgain, "forget_sure")
     for name, data in backup.items():
         await stored.put(name, data)
         with pytest.raises(BlobNotFound):
