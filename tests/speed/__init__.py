@@ -1,0 +1,1 @@
+"""How fast a worker is, from queue to result: `python -m tests.speed`."""
