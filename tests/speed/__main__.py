@@ -31,6 +31,7 @@ from gpu_worker.contract.codec import AnyJob
 from gpu_worker.contract.events import EVENT, EVENT_FIELD, EVENT_STREAM, Failed, Started, Succeeded
 from gpu_worker.contract.folder_blobs import FolderBlobs
 from gpu_worker.contract.jobs import MakePortraits, PhotoRef, TrainSubject
+from gpu_worker.contract.sealing import MasterKeys, new_key
 from tests.valkey import ValkeyServer
 from tests.worker_bench import Bench
 
@@ -244,7 +245,9 @@ def main() -> None:
     parser.add_argument("--queue-portraits", type=int, default=40)
     parser.add_argument("--queue-trainings", type=int, default=1)
     parser.add_argument("--tiny", action="store_true", help="narrow networks and short trainings: a rehearsal")
-    print(json.dumps(asyncio.run(run(parser.parse_args())), indent=1))
+    options = parser.parse_args()
+    os.environ.setdefault("PORTRAIT_MASTER_KEY", MasterKeys((new_key(),)).text())  # of the bench and of its workers
+    print(json.dumps(asyncio.run(run(options)), indent=1))
 
 
 if __name__ == "__main__":
