@@ -137,6 +137,7 @@ async def measured(speed: Speed, options: argparse.Namespace) -> Json:
         await asyncio.sleep(options.pause)
     training_beside = await beside
     return {
+        "start_s": round(training_alone.wait, 2),  # until the first job began
         "train_first_s": round(training_alone.ended - training_alone.started, 2),
         "train_s": round(warm.ended - warm.started, 2),
         "portrait_first_s": round(first.latency, 2),
@@ -209,8 +210,8 @@ def _start(server: ValkeyServer, folder: Path, options: argparse.Namespace) -> s
         "profile": "sd15",
     }
     environment = {**os.environ, **{f"PORTRAIT_{name.upper()}": value for name, value in settings.items()}}
-    if options.tiny:
-        environment["SPEED_TINY"] = "1"
+    environment |= {"SPEED_TINY": "1"} if options.tiny else {}
+    environment |= {"SPEED_STEPS": str(options.steps)} if options.steps else {}
     return subprocess.Popen([sys.executable, "-m", "gpu_worker", "--devices", options.devices], env=environment)
 
 
@@ -244,6 +245,7 @@ def main() -> None:
     parser.add_argument("--pause", type=float, default=0.5, help="seconds between two of them")
     parser.add_argument("--queue-portraits", type=int, default=40)
     parser.add_argument("--queue-trainings", type=int, default=1)
+    parser.add_argument("--steps", type=int, help="of each training; default: as many as its photos ask for")
     parser.add_argument("--tiny", action="store_true", help="narrow networks and short trainings: a rehearsal")
     options = parser.parse_args()
     os.environ.setdefault("PORTRAIT_MASTER_KEY", MasterKeys((new_key(),)).text())  # of the bench and of its workers

@@ -1,6 +1,7 @@
 """The profile sd15 at its published size with random weights, behind the worker's own interface.
 
-`SPEED_TINY` in the environment makes the networks narrow and the trainings short, to rehearse on a CPU.
+`SPEED_TINY` in the environment makes the networks narrow and the trainings short, to rehearse on a CPU; `SPEED_STEPS`
+sets how long trainings are.
 """
 
 from __future__ import annotations
@@ -32,4 +33,6 @@ def _random_profile(name: str, device: str) -> Profile:
     profile.segmenter, profile.retoucher = small.segmenter, small.retoucher
     if tiny:
         profile.training = profile.training.with_changes(max_steps=40, validation_steps=20, rank=4, variants=1)
+    if "SPEED_STEPS" in os.environ:
+        profile.training = profile.training.with_changes(max_steps=int(os.environ["SPEED_STEPS"]))
     return profile
