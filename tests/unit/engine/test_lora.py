@@ -42,8 +42,8 @@ def test_a_new_lora_changes_nothing_and_acts_on_the_references_modules(random_di
     before = predicted(random_diffusion)
     new = TrainableLora.of(random_diffusion, 4, 2, text_encoder=True)
     new.begin(seed=1)
-    with new.in_model():
-        assert torch.equal(predicted(random_diffusion), before)
+    with new.in_model():  # its 1x1 convolutions are computed as matrix products, which round otherwise
+        assert torch.allclose(predicted(random_diffusion), before, rtol=0, atol=1e-5)
     layers = lora.names(new.state())
     endings = {name.split("attentions_0_")[-1] for name in layers if "up_blocks_0_attentions_0" in name}
     attention = {f"transformer_blocks_0_attn{n}_to_{x}" for n in (1, 2) for x in ("q", "k", "v", "out_0")}
