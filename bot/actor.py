@@ -314,8 +314,11 @@ class Actor:
         await library.delete("portrait", portrait_id)
         left = tuple(self._lookups.view(one) for one in others if one.view.portrait_id != portrait_id)
         if best.view.portrait_id == portrait_id:
-            self.aftermath.messages += await library.messages_of_portraits(portrait.job_id)
-            self.aftermath.messages += [self._incoming.pressed] if self._incoming.pressed else []
+            showing = await library.messages_of_portraits(portrait.job_id)
+            pressed = self._incoming.pressed
+            if pressed and pressed.message_id not in [ref.message_id for ref in showing]:
+                showing.append(pressed)
+            self.aftermath.messages += showing
         elif left:
             return [a.Tell(r.OtherCandidates(portrait.job_id, left), in_place=True)]
         return [a.Tell(r.Deleted("portrait"), in_place=best.view.portrait_id != portrait_id)]
