@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from gpu_worker.contract.blobs import KEY_PATTERN, MAX_KEY_CHARACTERS, BlobNotFo
 
 _KEY = re.compile(KEY_PATTERN)
 _UNFINISHED = ".unfinished-"
+_ABANDONED_S = 3600
 
 
 class FolderBlobs:
@@ -68,6 +70,10 @@ class FolderBlobs:
         _sync_folder(path.parent)
 
     def _list(self, path: Path) -> list[str]:
+        for left in path.rglob(f"{_UNFINISHED}*"):  # by a process that was killed while it wrote
+            with suppress(FileNotFoundError):
+                if time.time() - left.stat().st_mtime > _ABANDONED_S:
+                    left.unlink()
         files = (p for p in path.rglob("*") if not p.name.startswith(_UNFINISHED) and p.is_file())
         return sorted(p.relative_to(self._folder).as_posix() for p in files)
 

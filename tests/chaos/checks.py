@@ -299,6 +299,9 @@ class Reckoning:
         subjects = {row["id"] for row in await self._look.rows("SELECT id FROM subjects")}
         jobs = {row["job_id"] for row in await self._look.rows("SELECT job_id FROM portraits")}
         for path in left:
+            if path.name.startswith(".unfinished-"):
+                self.findings.counts["files half-written by a killed process (deleted an hour later)"] += 1
+                continue
             user, kind, *rest = path.relative_to(base).parts
             needed_here = {"photos": needed, "subjects": subjects, "jobs": jobs}.get(kind, set())
             if user not in users or rest[0] not in needed_here:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,6 +106,17 @@ async def test_a_reader_sees_the_whole_blob_or_none_while_it_is_replaced(tmp_pat
         assert await store.get("a/b") in contents
         assert await store.keys("a") == ["a/b"]
     assert files(tmp_path / "blobs") == ["b"]
+
+
+async def test_what_a_killed_process_left_half_written_goes_after_an_hour(tmp_path: Path) -> None:
+    store = open_blobs(str(tmp_path))
+    await store.put("users/u1/photos/p.jpg", b"whole")
+    old, new = (tmp_path / "users/u1/photos" / f".unfinished-{name}" for name in ("old", "new"))
+    for file in (old, new):
+        file.write_bytes(b"half")
+    os.utime(old, (1, 1))
+    assert await store.keys("users") == ["users/u1/photos/p.jpg"]
+    assert (old.exists(), new.exists()) == (False, True), "somebody may be writing the new one"
 
 
 async def test_a_folder_is_for_its_owner_only(tmp_path: Path) -> None:
