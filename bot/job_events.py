@@ -247,9 +247,12 @@ class EventReader:
             else:
                 logger.error("an event is given up after %d tries", _TRIES)  # the reconciler looks after its job
             del self._tries[entry_id]
-            # Deleted as well: nothing about anybody stays in Redis once SQL has it.
-            await self._redis.xack(e.EVENT_STREAM, e.EVENT_GROUP, entry_id)
-            await self._redis.xdel(e.EVENT_STREAM, entry_id)
+            # Deleted as well: nothing about anybody stays in Redis once SQL has it. In one step: what is acknowledged
+            # and not deleted would never be read again, and would look like news of its job for ever.
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.xack(e.EVENT_STREAM, e.EVENT_GROUP, entry_id)
+                pipe.xdel(e.EVENT_STREAM, entry_id)
+                await pipe.execute()
         return len(entries)
 
     async def _take_patiently(self, entry_id: bytes, raw: bytes | None) -> None:

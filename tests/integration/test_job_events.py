@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.asyncio.client import Pipeline
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from bot import replies as r
 from bot.delivery import Painter
@@ -200,3 +202,23 @@ async def test_progress_is_shown_at_a_polite_rate(bench: BotBench) -> None:
     assert all(how == "update" for how, _ in edits)
     fractions = [reply.job.fraction for _, reply in edits if isinstance(reply, r.Working)]
     assert fractions == sorted(fractions)
+
+
+async def test_an_outage_after_the_recording_leaves_no_event_behind(
+    bench: BotBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await a_portrait_job(bench)
+    await bench.worker.run(job)
+    redis = bench.parts.queue.redis
+    with monkeypatch.context() as away:
+
+        async def broken(*_: object) -> None:
+            raise RedisConnectionError("it went away")
+
+        away.setattr(type(redis), "xdel", broken)
+        away.setattr(Pipeline, "execute", broken)
+        with pytest.raises(RedisConnectionError):
+            await read_all(bench.bot.events)
+    await bench.settle()
+    assert await redis.xlen(e.EVENT_STREAM) == 0
+    assert bench.chat.sent(r.PortraitsReady) == 1
