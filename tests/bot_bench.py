@@ -74,8 +74,10 @@ class BotBench:
                 return
 
     async def consent(self, who: Address = ANNA) -> None:
+        """Asked for once: whoever has agreed is collecting at once."""
         await self.ask("train", who=who)
-        await self.push(AskConsent, "agree", who)
+        if any(isinstance(reply, AskConsent) for reply in self.chat.shown.values()):
+            await self.push(AskConsent, "agree", who)
 
     async def collect(self, count: int = 6, who: Address = ANNA) -> None:
         await self.consent(who)

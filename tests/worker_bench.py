@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+from PIL import Image
 from redis.exceptions import RedisError
 
 from gpu_worker.contract import codec
@@ -71,7 +73,9 @@ class Bench:
         return InspectPhotos(job_id=secrets.token_hex(6), photos=await self.photos(order))
 
     async def check_template(self) -> CheckTemplate:
-        await self.blobs.put("templates/some.jpg", b"picture")
+        picture = io.BytesIO()
+        Image.new("RGB", (64, 64)).save(picture, "JPEG")
+        await self.blobs.put("templates/some.jpg", picture.getvalue())
         return CheckTemplate(job_id=secrets.token_hex(6), template_key="templates/some.jpg")
 
     async def train(self, order: str = "") -> TrainSubject:
