@@ -153,7 +153,7 @@ class Delivery:
             else:
                 ref = (await chat.send(stored.address, reply, person.language))[-1]
             if ref != stored.message:
-                await self._keep(stored.address, [ref], shows_session_id=session_id)
+                await self._keep_or_take_back(stored.address, [ref], shows_session_id=session_id)
             if stored.message and anew:
                 with suppress(ChatError):  # it stays above the new one at worst
                     await chat.delete(stored.message)
@@ -212,7 +212,8 @@ class Delivery:
             rings = job.kind in _RINGS and job.status is not JobStatus.CANCELLED and job.shown == "no"
             if rings:
                 refs = await self._parts.chats[job.address.platform].send(job.address, shown.reply, shown.language)
-                await self._keep(job.address, refs, portrait_job_id=job.job_id if job.kind == "portrait" else None)
+                portrait_job_id = job.job_id if job.kind == "portrait" else None
+                await self._keep_or_take_back(job.address, refs, portrait_job_id=portrait_job_id)
             else:
                 await self._put(shown, shown.reply)
         except ChatError as error:
@@ -253,7 +254,14 @@ class Delivery:
         else:
             ref = (await chat.send(job.address, reply, shown.language))[-1]
         if ref != job.message:
-            await self._keep(job.address, [ref], shows_job_id=job.job_id)
+            await self._keep_or_take_back(job.address, [ref], shows_job_id=job.job_id)
+
+    async def _keep_or_take_back(self, address: Address, refs: list[MessageRef], **shows: str | None) -> None:
+        """What was on its way while its person had themselves forgotten must not stay in the chat."""
+        if not await self._keep(address, refs, **shows):
+            for ref in refs:
+                with suppress(ChatError):
+                    await self._parts.chats[address.platform].delete(ref)
 
     async def _keep(
         self,
@@ -263,11 +271,11 @@ class Delivery:
         portrait_job_id: str | None = None,
         shows_job_id: str | None = None,
         shows_session_id: str | None = None,
-    ) -> None:
+    ) -> bool:
         """Notes what was just sent. A message that is not noted is lost to edits and to /forget: an outage is waited
-        out."""
+        out. False when there is nobody any more to note it for."""
 
-        async def write() -> None:
+        async def write() -> bool:
             async with self._parts.db.transaction() as store:
                 if shows_job_id:
                     await store.jobs.set_message(shows_job_id, refs[-1])
@@ -275,11 +283,12 @@ class Delivery:
                     await store.collections.set_message(shows_session_id, refs[-1])
                 person = await store.people.find(address)
                 if person is None:
-                    return  # they were just forgotten
+                    return False  # they were just forgotten
                 for ref in refs:
                     await store.people.keep_message(person.user_id, ref, self._parts.clock(), portrait_job_id)
+                return True
 
-        await self._parts.db.outlasting(write, _OUTAGE_S)
+        return await self._parts.db.outlasting(write, _OUTAGE_S)
 
 
 class Painter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -46,11 +47,14 @@ class FakeChat:
     said: list[tuple[Literal["send", "update"], Reply]] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
     fail: list[ChatError] = field(default_factory=list)  # raised by the next calls, one each
+    meanwhile: Callable[[Reply], Awaitable[None]] | None = None  # happens while a message is on its way
     _ids: Any = field(default_factory=lambda: itertools.count(1))
 
     async def send(self, to: Address, reply: Reply, language: Language) -> list[MessageRef]:
         if self.fail:
             raise self.fail.pop(0)
+        if self.meanwhile is not None:
+            await self.meanwhile(reply)
         message_id = str(next(self._ids))
         self.shown[message_id] = reply
         self.said.append(("send", reply))

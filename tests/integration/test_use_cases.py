@@ -20,7 +20,7 @@ from bot.dialogue import CONSENT_VERSION, Asked, PictureNotTaken, SentPicture
 from bot.domain import Address, JobStatus
 from bot.outbox import relay
 from bot.parts import utc_now
-from bot.replies import Choice
+from bot.replies import Choice, Reply
 from gpu_worker.contract import events as e
 from gpu_worker.contract.jobs import cancel_key, lease_key
 from tests.bot_bench import ANNA, BEN, BotBench, bot_bench
@@ -491,3 +491,20 @@ async def test_forty_people_at_once_are_all_served(bench: BotBench) -> None:
     statuses = [reply for reply in bench.chat.shown.values() if isinstance(reply, r.CollectingPhotos)]
     assert len(statuses) == 40
     assert all([photo.verdict for photo in status.photos] == ["ok", "ok"] for status in statuses)
+
+
+async def test_a_result_on_its_way_while_its_person_is_forgotten_is_taken_back(bench: BotBench) -> None:
+    await bench.train()
+
+    async def forgotten_meanwhile(reply: Reply) -> None:
+        if isinstance(reply, r.PortraitsReady):
+            async with bench.parts.db.transaction() as store:
+                person = await store.people.find(ANNA)
+                assert person is not None
+                await store.people.forget(person.user_id, bench.parts.clock())
+
+    bench.chat.meanwhile = forgotten_meanwhile
+    await bench.press(Choice("use", bench.parts.templates.templates[0].template_id))
+    await bench.settle()
+    assert bench.chat.sent(r.PortraitsReady) == 1
+    assert not [reply for reply in bench.chat.shown.values() if isinstance(reply, r.PortraitsReady)]
