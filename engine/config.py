@@ -128,6 +128,7 @@ class PortraitConfig(Config):
     color_weight: Annotated[float, Field(ge=0, le=2)] = 0.85
     second_canny_weight: Annotated[float, Field(ge=0, le=2)] = 1.0
     second_tile_weight: Annotated[float, Field(ge=0, le=2)] = 1.0
+    hold_colours: bool = False  # a pass keeps the large-scale colours of its input; for models that tint
     color_shift_middle: bool = True
     color_shift_last: bool = True
     skin_retouch: bool = False

@@ -197,6 +197,8 @@ class Steps:
     ) -> list[Look]:
         with self.watch.timing(stage):
             rgbs = self.diffused(stage, look.rgb, mask, crop, controls, numbers)
+            if self.config.hold_colours:
+                rgbs = [harmonise.colours_held(rgb, look.rgb, look.face.width) for rgb in rgbs]
             return [Look.of(rgb, look.face, self.profile) for rgb in rgbs]
 
     def diffused(

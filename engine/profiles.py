@@ -169,7 +169,8 @@ class MiniProfile:
         )
         # Landmark fusion keeps the template's light by itself: mixing it with the template would show two faces. What
         # this small diffusion paints is less like a person than a photo of them is, so more of the second fusion stays.
-        self.portrait = PortraitConfig(fusion_before_ratio=1.0, fusion_after_ratio=0.85)
+        # Its LoRAs bring along the tint of the photos.
+        self.portrait = PortraitConfig(fusion_before_ratio=1.0, fusion_after_ratio=0.85, hold_colours=True)
         self.first_look = self.portrait.with_changes(  # the small diffusion paints nobody that it did not learn
             first_diffusion=False, second_diffusion=False, super_resolution=False
         )

@@ -21,6 +21,7 @@ BAND = 0.03  # of the face's width: sigma over which the colours at its rim are 
 INWARDS = 0.12  # of the face's width: so far from the rim does its correction reach
 MOST = 14.0  # ΔE: what differs more is no difference of light
 TRUST = 10.0  # times the share of a neighbourhood that rim with skin across it must have: a fifth of a straight rim's
+TINT = 0.08  # of the face's width: sigma above which colours are the input's
 ROUNDS = 2  # the second takes off what the first smoothed over
 
 
@@ -40,6 +41,20 @@ def colour_shifted(picture: Rgb, skin: Mask, target: Rgb, target_skin: Mask, whe
     rgb = cv2.cvtColor(shifted.astype(np.float32), cv2.COLOR_LAB2RGB) * 255
     size = max(1, round(BLUR * min(picture.shape[:2]) / 512))
     return blend(picture, rgb, cv2.blur(where * skin, (size, size)) * cv2.blur(skin, (3, 3)))
+
+
+def colours_held(painted: Rgb, before: Rgb, width: float) -> Rgb:
+    """`painted`, a diffusion's picture of `before`, with the large-scale colours of `before`: the detail is the
+    diffusion's, light and complexion are not.
+
+    A small model's LoRA brings the tint of the photos along; matching skin alone would leave it on brows and lips.
+    Low-frequency colours of the input over a painted picture: Wang et al. 2023, StableSR. `width` is the face's, in
+    pixels. What is equal in both pictures stays so.
+    """
+    new, old = (cv2.cvtColor(rgb.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) for rgb in (painted, before))
+    tint = cv2.GaussianBlur(new - old, (0, 0), max(1.0, TINT * width))
+    rgb = cv2.cvtColor((new - tint).astype(np.float32), cv2.COLOR_LAB2RGB) * 255
+    return blend(painted, rgb, (painted != before).any(-1).astype(np.float32))
 
 
 def rim_matched(picture: Rgb, template: Rgb, face: Mask, skin: Mask, own_skin: Mask, width: float) -> Rgb:

@@ -290,3 +290,18 @@ def test_the_delivered_file_says_that_a_model_made_it_and_nothing_else(tmp_path:
         assert SOURCE_TYPE in picture.info["xmp"].decode()
         assert not picture.getexif()
         assert picture.format == "JPEG"
+
+
+def test_a_diffusions_tint_is_taken_off_and_its_detail_stays() -> None:
+    rng = np.random.default_rng(0)
+    before = np.full((160, 160, 3), (190, 150, 130), np.uint8)
+    before[70:90, 40:120] = (170, 90, 90)  # lips, which are no skin
+    painted = before.copy()
+    tint_and_detail = np.array([-20, 0, 25]) + rng.integers(-6, 7, (100, 100, 1))
+    painted[30:130, 30:130] = np.clip(before[30:130, 30:130] + tint_and_detail, 0, 255)
+    held = harmonise.colours_held(painted, before, width=100)
+    inside = np.s_[55:105, 55:105]
+    away = np.abs(held[inside].astype(float) - before[inside]).mean((0, 1))
+    assert away.max() < 6, "the tint was up to 25 levels"
+    assert held[inside].astype(float).std((0, 1)).min() > 2, "the detail is there"
+    assert (held[:30] == before[:30]).all(), "what was not painted stays"
