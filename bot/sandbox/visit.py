@@ -18,6 +18,7 @@ from bot.sandbox.world import Json
 ANSWER_S = 30.0  # for what needs no worker
 VERDICTS_S = 240.0  # the first check waits for the engine to start
 LOOK_EVERY_S = 0.25
+CHECKING = "⏳"  # in the status message, in every language, until all photos have their verdicts
 READ_S = 0.6  # a person looks before pressing; also what an edit that follows at once needs to arrive
 
 
@@ -68,8 +69,16 @@ class Visitor:
         session_id = choice_in(_button(collection, "cancel_collection"))[1]
         await self._until("verdicts on the photos", lambda: is_checked(session_id), VERDICTS_S)
         self.waits["verdicts"] = loop.time() - start
+
+        def newest() -> Json:
+            return self._latest(lambda m: _has(m, "cancel_collection"))
+
+        async def is_shown() -> bool:
+            return CHECKING not in words(newest())
+
+        await self._until("the message with the verdicts", is_shown, ANSWER_S)
         await asyncio.sleep(READ_S)
-        return self._latest(lambda m: _has(m, "cancel_collection"))
+        return newest()
 
     async def press(self, message: Json, action: str) -> None:
         button = _button(message, action)
