@@ -166,8 +166,7 @@ async def test_closed_direct_messages_are_asked_once_and_the_result_waits(
     async with town(place) as here:
         await here.train()
         here.discord.closed_dms.add(here.me)
-        monkeypatch.setattr(discord_chat, "TOKEN_LIFE_S", 0.3)
-        await here.use()
+        await here.use_after_the_token(monkeypatch)
         await until(lambda: any(call.status == 403 for call in here.discord.calls), LIMIT_S)
         await asyncio.sleep(1.5)  # the outcome would be tried now
         assert sum(call.status == 403 for call in here.discord.calls) == 1

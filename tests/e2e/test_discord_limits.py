@@ -8,7 +8,6 @@ import pytest
 
 from bot import replies as r
 from bot import texts
-from bot.discord_chat import chat as discord_chat
 from tests.discord_limits import MAX_FILE, MAX_REQUEST
 from tests.e2e.conftest import selfie
 from tests.e2e.town import LIMIT_S, Place, place, town, until
@@ -37,10 +36,9 @@ async def test_a_channel_that_is_gone_is_asked_once_and_the_result_waits(
 ) -> None:
     async with town(place) as here:
         await here.train()
-        monkeypatch.setattr(discord_chat, "TOKEN_LIFE_S", 0.3)
         gone = Refused(404, 10003, "Unknown Channel")
         here.discord.fail = [("POST /channels/", gone)] * 5
-        await here.use()
+        await here.use_after_the_token(monkeypatch)
         await until(lambda: len(here.discord.fail) < 5, LIMIT_S)
         await asyncio.sleep(2)  # the outcome would be tried now
         assert len(here.discord.fail) == 4

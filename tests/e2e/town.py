@@ -21,6 +21,7 @@ from pydantic import SecretStr
 
 from bot import app, texts
 from bot import replies as r
+from bot.discord_chat import chat as discord_chat
 from bot.settings import Settings
 from bot.templates import load_templates
 from gpu_worker.contract.blobs import BlobStore
@@ -68,6 +69,16 @@ class Place:
         settings = {"work_dir": str(self.folder / "work"), "engine_entry": engine}
         environment = self.environment(**settings, lease_s="2", report_every_s="0.2")
         self.worker = subprocess.Popen([sys.executable, "-m", "gpu_worker"], cwd=ROOT, env=environment)
+
+    @contextmanager
+    def paused_worker(self) -> Iterator[None]:
+        """No job is begun meanwhile."""
+        assert self.worker is not None
+        self.worker.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.worker.send_signal(signal.SIGCONT)
 
     def stop_worker(self) -> None:
         if self.worker is not None:
@@ -152,6 +163,13 @@ class Town:
 
     async def use(self, number: int = 0) -> Interaction:
         return await self.discord.command(self.me, "portrait", template=load_templates().templates[number].template_id)
+
+    async def use_after_the_token(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A portrait that outlives its interaction; none can be answered until the patch is undone."""
+        with self.place.paused_worker():
+            await self.use()
+            await self.discord.until(lambda m: not m.is_thinking and "cancel_job" in m.buttons, LIMIT_S)
+            monkeypatch.setattr(discord_chat.Answering, "is_alive", property(lambda _: False))
 
     async def nothing_is_thinking(self) -> None:
         await self.discord.until(lambda m: not any(one.is_thinking for one in self.discord.messages.values()))
