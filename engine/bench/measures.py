@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import time
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -12,6 +15,13 @@ from engine.diffusion import Diffusion
 from engine.lora_layers import TrainableLora
 
 MATMUL_SIDE = 8192
+
+
+def told(part: str, figures: dict[str, Any]) -> dict[str, Any]:
+    """The figures, which also go to stderr at once: a run that is cut short has still shown what it measured."""
+    sys.stderr.write(json.dumps({part: figures}) + "\n")
+    sys.stderr.flush()
+    return figures
 
 
 def device_name(device: str) -> str:

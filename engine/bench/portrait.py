@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from engine import lora
-from engine.bench.measures import device_name, gpu_peak_gib
+from engine.bench.measures import device_name, gpu_peak_gib, told
 from engine.bench.plain_portrait import PlainDiffusion, plain_copy, pretended
 from engine.bench.random_weights import random_diffusion
 from engine.config import FewStepLora, PortraitConfig, fast_portrait
@@ -77,15 +77,17 @@ def run(options: argparse.Namespace) -> Json:
             "canvas": profile.training.resolution,
             "load_s": round(time.perf_counter() - begin, 2),
             "load_gib": gpu_peak_gib(device),
-            "cases": {name: _measured(profile, subject, config, options.repeats) for name, config in cases.items()},
+            "cases": {
+                name: _measured(name, profile, subject, config, options.repeats) for name, config in cases.items()
+            },
         }
         result["accuracy"] = _accuracy(profile.painter, profile.training.resolution)
         profile.painter = for_small_memory(profile.painter)
-        result["small_memory"] = _measured(profile, subject, base, options.repeats)
+        result["small_memory"] = _measured("small memory", profile, subject, base, options.repeats)
         # The pipeline of the plain way loads the LoRA by itself.
         loaded = subject.lora.rename(subject.folder / "plain.safetensors")
         profile.painter = PlainDiffusion.copied(profile.painter, loaded, base.lora_weight)
-        result["plain_way"] = _measured(profile, subject, base, options.repeats)
+        result["plain_way"] = _measured("plain way", profile, subject, base, options.repeats)
         return result
 
 
@@ -185,7 +187,7 @@ def _random_lora(layers: Mapping[str, nn.Module], rank: int, alpha: float) -> lo
     return state
 
 
-def _measured(profile: RandomProfile, subject: SubjectFiles, config: PortraitConfig, repeats: int) -> Json:
+def _measured(case: str, profile: RandomProfile, subject: SubjectFiles, config: PortraitConfig, repeats: int) -> Json:
     template = profile.id_templates()[0]
     runs: list[Json] = []
     if profile.painter.device.type != "cpu":
@@ -199,10 +201,10 @@ def _measured(profile: RandomProfile, subject: SubjectFiles, config: PortraitCon
         begin = time.perf_counter()
         report = make_portraits(subject, template, profile, config, silent)
         seconds = time.perf_counter() - begin
-        told = {"faces (in all stages)": profile.faces.seconds, **report.seconds}
-        runs.append({"seconds": seconds, "stages": told, "faces": profile.faces.calls})
+        stages = {"faces (in all stages)": profile.faces.seconds, **report.seconds}
+        runs.append({"seconds": seconds, "stages": stages, "faces": profile.faces.calls})
     warm = runs[1:]
-    return {
+    figures = {
         "template": list(template.rgb.shape[1::-1]),
         "warm_up_s": round(runs[0]["seconds"] - median(run["seconds"] for run in warm), 2),
         "seconds": round(median(run["seconds"] for run in warm), 3),
@@ -212,6 +214,7 @@ def _measured(profile: RandomProfile, subject: SubjectFiles, config: PortraitCon
         "face_calls": warm[0]["faces"],
         "peak_gib": gpu_peak_gib(profile.painter.device.type),
     }
+    return told(case, figures)
 
 
 def _accuracy(painter: Diffusion, side: int) -> Json:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine.bench.measures import device_name, gpu_peak_gib, matmul_tflops, training_tflop
+from engine.bench.measures import device_name, gpu_peak_gib, matmul_tflops, told, training_tflop
 from engine.bench.random_weights import random_diffusion
 from engine.bench.reference_way import seconds_per_step
 from engine.config import TrainingConfig
@@ -57,9 +57,10 @@ def run(options: argparse.Namespace) -> Json:
         result["matmul_tflops"] = round(peak, 1)
         result["mfu"] = round(work / median(warm) / peak, 3)
     if options.reference_steps:
-        measured = seconds_per_step(diffusion, config, options.reference_steps)
-        whole = measured.step_s * steps  # extrapolated from the measured steps: every step does the same work
-        result["reference_way"] = {**measured.as_json(), "steps": options.reference_steps, "extrapolated_s": whole}
+        theirs = seconds_per_step(diffusion, config, options.reference_steps)
+        whole = theirs.step_s * steps  # extrapolated from the measured steps: every step does the same work
+        figures = {**theirs.as_json(), "steps": options.reference_steps, "extrapolated_s": whole}
+        result["reference_way"] = told("reference way", figures)
         result["times_faster"] = round(whole / median(warm), 1)
     return result
 
@@ -90,13 +91,14 @@ def _timed(data: train_lora.TrainingSet, steps: int, diffusion: Diffusion, confi
     _wait(device)
     seconds = time.perf_counter() - begin
     between = np.diff(ends)
-    return {
+    figures = {
         "seconds": round(seconds, 2),
         "first_step_s": round(ends[0] - begin, 2),
         "step_ms": round(float(np.median(between)) * 1000, 2),
         "checkpoints": checkpoints,
         "peak_gib": gpu_peak_gib(device),
     }
+    return told("training", figures)
 
 
 def _crops(side: int) -> list[Rgb]:

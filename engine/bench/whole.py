@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import torch
 
-from engine.bench.measures import device_name, gpu_peak_gib
+from engine.bench.measures import device_name, gpu_peak_gib, told
 from engine.bench.random_weights import random_diffusion
 from engine.config import TrainingConfig
 from engine.crop import box_crop
@@ -67,7 +67,8 @@ def _timed(photos: list[Path], profile: Profile, folder: Path) -> dict[str, Any]
     begin = time.perf_counter()
     report = train_subject(photos, folder / "out", profile, profile.training, silent, folder / "checkpoints")
     seconds = round(time.perf_counter() - begin, 2)
-    return {"seconds": seconds, "usable": report.usable, "steps": report.steps, "stages": report.seconds}
+    figures = {"seconds": seconds, "usable": report.usable, "steps": report.steps, "stages": report.seconds}
+    return told("from photos to subject", figures)
 
 
 class StandInProfile(MiniProfile):

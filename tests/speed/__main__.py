@@ -25,6 +25,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from engine.bench.measures import told
 from engine.profiles import MiniProfile
 from engine.sample import sample_selfies
 from gpu_worker.contract.codec import AnyJob
@@ -127,7 +128,17 @@ async def measured(speed: Speed, options: argparse.Namespace) -> Json:
     subject = await speed.subject_of(alone)
     first = await speed.times(await speed.portrait(subject))
     warm = await speed.times(await speed.training())
+    result = told(
+        "alone",
+        {
+            "start_s": round(training_alone.wait, 2),  # until the first job began
+            "train_first_s": round(training_alone.ended - training_alone.started, 2),
+            "train_s": round(warm.ended - warm.started, 2),
+            "portrait_first_s": round(first.latency, 2),
+        },
+    )
     idle = [await speed.times(await speed.portrait(subject)) for _ in range(options.portraits)]
+    result |= told("idle", {"portrait_idle": _summary(idle)})
     beside_job = await speed.training()
     beside = asyncio.create_task(speed.times(beside_job))
     await asyncio.sleep(options.into_training)
@@ -136,18 +147,16 @@ async def measured(speed: Speed, options: argparse.Namespace) -> Json:
         during.append(await speed.times(await speed.portrait(subject)))
         await asyncio.sleep(options.pause)
     training_beside = await beside
-    return {
-        "start_s": round(training_alone.wait, 2),  # until the first job began
-        "train_first_s": round(training_alone.ended - training_alone.started, 2),
-        "train_s": round(warm.ended - warm.started, 2),
-        "portrait_first_s": round(first.latency, 2),
-        "portrait_idle": _summary(idle),
-        "portrait_during_training": _summary(during),
-        "p95_during_over_idle": round(_p95(during) / _p95(idle), 2),
-        "training_beside_portraits_s": round(training_beside.ended - training_beside.started, 2),
-        "portraits_took_s": round(sum(t.ended - t.started for t in during), 2),
-        "throughput": await throughput(speed, subject, options),
-    }
+    result |= told(
+        "beside a training",
+        {
+            "portrait_during_training": _summary(during),
+            "p95_during_over_idle": round(_p95(during) / _p95(idle), 2),
+            "training_beside_portraits_s": round(training_beside.ended - training_beside.started, 2),
+            "portraits_took_s": round(sum(t.ended - t.started for t in during), 2),
+        },
+    )
+    return result | told("queue", {"throughput": await throughput(speed, subject, options)})
 
 
 async def throughput(speed: Speed, subject: str, options: argparse.Namespace) -> Json:
