@@ -9,12 +9,12 @@ from typing import get_args
 from bot import acts as a
 from bot.actor import Actor, Aftermath
 from bot.core import Incoming
+from bot.db.operations import DRAIN
 from bot.db.people import address_of
 from bot.db.store import Store
 from bot.dialogue import Asked, Heard, Idle, Pressed, Step
 from bot.domain import JobKind, Person, Platform
 from bot.parts import Parts
-from bot.quotas import DRAIN
 from bot.replies import AdminSays, Reply
 from bot.reports import as_reply
 

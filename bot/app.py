@@ -64,6 +64,7 @@ class SqlInbox:
 
     def __init__(self, db: Database, clock: Clock) -> None:
         self._db, self._clock = db, clock
+        self._taken: set[tuple[str, int]] = set()
 
     async def store(self, platform: str, update_id: int, raw: str) -> bool:
         async def write() -> bool:
@@ -72,7 +73,15 @@ class SqlInbox:
 
         return await self._db.outlasting(write)
 
+    def taken(self, platform: str, update_id: int) -> None:
+        """It has left the inbox in the transaction that handled it: nothing is left for `done` to do."""
+        self._taken.add((platform, update_id))
+
     async def done(self, platform: str, update_id: int) -> None:
+        if (platform, update_id) in self._taken:
+            self._taken.remove((platform, update_id))
+            return
+
         async def write() -> None:
             async with self._db.transaction() as store:
                 await store.mail.done(platform, update_id)
@@ -81,7 +90,7 @@ class SqlInbox:
 
     async def pending(self, platform: str) -> list[str]:
         async def read() -> list[str]:
-            async with self._db.transaction() as store:
+            async with self._db.reading() as store:
                 return await store.mail.pending(platform)
 
         return await self._db.outlasting(read)
@@ -92,7 +101,8 @@ class Bot:
 
     def __init__(self, parts: Parts) -> None:
         self.parts, self.settings, self.blobs = parts, parts.settings, parts.blobs
-        self.inbox: Inbox = SqlInbox(parts.db, parts.clock)
+        self._inbox = SqlInbox(parts.db, parts.clock)
+        self.inbox: Inbox = self._inbox
         self.delivery = Delivery(parts)
         self.painter = Painter(parts, self.delivery)
         self.events = EventReader(parts, self.delivery, self.painter)
@@ -113,7 +123,10 @@ class Bot:
             self.parts.metrics.update(incoming.address.platform, "handled" if handled else "repeated")
             if handled is None:
                 return None
-            self.parts.relay_wanted.set()
+            if incoming.inbox_id is not None and handled.turn:
+                self._inbox.taken(incoming.address.platform, incoming.inbox_id)
+            if handled.has_jobs:
+                self.parts.relay_wanted.set()
             await self._follow_up(incoming, handled)
         except Exception:  # the border of the chats
             self.parts.metrics.update(incoming.address.platform, "failed")
@@ -133,11 +146,11 @@ class Bot:
         return rules
 
     async def kept_file(self, platform: str, key: str) -> str | None:
-        async with self.parts.db.transaction() as store:
+        async with self.parts.db.reading() as store:
             return await store.mail.kept_file(platform, key)
 
     async def keep_file(self, platform: str, key: str, file_id: str) -> None:
-        async with self.parts.db.transaction() as store:
+        async with self.parts.db.transaction(lasting=False) as store:
             await store.mail.keep_file(platform, key, file_id)
 
     # --- its life ---

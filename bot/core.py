@@ -18,7 +18,8 @@ from gpu_worker.contract.blobs import BlobStore
 class Incoming:
     """Something a person said. `event_id` is the platform's own, the same when it is delivered twice.
 
-    `pressed` is the message whose button was pressed. `is_private` is False in groups and channels that others read.
+    `inbox_id` is the number under which it lies in the inbox, if it does. `pressed` is the message whose button was
+    pressed. `is_private` is False in groups and channels that others read.
     `place` is where in a Discord server it was said.
     """
 
@@ -26,6 +27,7 @@ class Incoming:
     said: Said
     language: Language
     event_id: str
+    inbox_id: int | None = None
     pressed: MessageRef | None = None
     is_private: bool = True
     place: Place | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
@@ -63,7 +63,7 @@ class Delivery:
     async def answer(self, platform: str, person: str) -> None:
         """Says everything that is still to be said to a person. Raises nothing that a chat can cause."""
         async with self._parts.locks.held("answer", platform, person):
-            async with self._parts.db.transaction() as store:
+            async with self._parts.db.reading() as store:
                 turns = await store.turns.unsaid(platform, person)
             if not turns or platform not in self._parts.chats or (platform, person) in self._parts.erasing:
                 return
@@ -78,42 +78,44 @@ class Delivery:
         album: list[Tell | ShowCollection] = []
         for turn in turns:
             now, later = _split(turn)
-            for telling in now:
-                await self._tell(telling, turn)
+            await self._tell(now, turn, [] if later else [turn])
             album += later
-            if later:
-                late.append(turn)
-            else:
-                await self._said([turn])
-        for telling in _said_once(album):
-            await self._tell(telling, late[-1])
-        await self._said(late)
+            late += [turn] if later else []
+        if late:
+            await self._tell(_said_once(album), late[-1], late)
 
-    async def _tell(self, telling: Telling, turn: UnsaidTurn) -> None:
+    async def _tell(self, tellings: Sequence[Telling], turn: UnsaidTurn, said: list[UnsaidTurn]) -> None:
+        """Says it in the place of `turn`; with that, `said` are said. Each message is noted as soon as it is sent."""
+        for number, telling in enumerate(tellings, 1):
+            refs = await self._say(telling, turn)
+            await self._note(turn.address, refs, said if number == len(tellings) else [])
+
+    async def _say(self, telling: Telling, turn: UnsaidTurn) -> list[MessageRef]:
+        """The messages that are not noted yet."""
         match telling:
             case Tell(reply, in_place):
                 chat = self._parts.chats[turn.address.platform]
                 if isinstance(reply, r.ChooseFace):
                     await put_numbered(self._parts.blobs, reply.template.key, reply.picture_key, reply.boxes)
                 if in_place and turn.pressed:
-                    refs = [await chat.update(turn.pressed, reply, turn.language)]
-                else:
-                    refs = await chat.send(turn.address, reply, turn.language)
-                await self._keep(turn.address, refs)
+                    return [await chat.update(turn.pressed, reply, turn.language)]
+                return await chat.send(turn.address, reply, turn.language)
             case ShowCollection(session_id, anew):
                 await self.show_collection(session_id, anew=anew)
             case ShowJob(job_id):
                 await self.show_job(job_id)
+        return []
 
-    async def _said(self, turns: Iterable[UnsaidTurn]) -> None:
-        done = list(turns)
-        if not done:
+    async def _note(self, address: Address, refs: list[MessageRef], said: list[UnsaidTurn]) -> None:
+        """In one transaction: the messages just sent, and the turns that are said with them."""
+        if not refs and not said:
             return
 
         async def write() -> None:
-            async with self._parts.db.transaction() as store:
-                events = [turn.event_id for turn in done]
-                await store.turns.said(done[0].address, events, self._parts.clock())
+            async with self._parts.db.transaction(lasting=False) as store:
+                await self._keep_messages(store, address, refs)
+                if said:
+                    await store.turns.said(address, [turn.event_id for turn in said], self._parts.clock())
 
         await self._parts.db.outlasting(write, _OUTAGE_S)
 
@@ -123,7 +125,7 @@ class Delivery:
         if error.is_permanent:
             async with self._parts.db.transaction() as store:
                 await store.people.mark_dead(turns[0].address)
-            await self._said(turns)
+            await self._note(turns[0].address, [], turns)
 
     # --- a collection ---
 
@@ -276,19 +278,25 @@ class Delivery:
         out. False when there is nobody any more to note it for."""
 
         async def write() -> bool:
-            async with self._parts.db.transaction() as store:
+            async with self._parts.db.transaction(lasting=False) as store:
                 if shows_job_id:
                     await store.jobs.set_message(shows_job_id, refs[-1])
                 if shows_session_id:
                     await store.collections.set_message(shows_session_id, refs[-1])
-                person = await store.people.find(address)
-                if person is None:
-                    return False  # they were just forgotten
-                for ref in refs:
-                    await store.people.keep_message(person.user_id, ref, self._parts.clock(), portrait_job_id)
-                return True
+                return await self._keep_messages(store, address, refs, portrait_job_id)
 
         return await self._parts.db.outlasting(write, _OUTAGE_S)
+
+    async def _keep_messages(
+        self, store: Store, address: Address, refs: list[MessageRef], portrait_job_id: str | None = None
+    ) -> bool:
+        """False when there is nobody any more to keep them for: they were just forgotten."""
+        person = await store.people.find(address) if refs else None
+        if person is None:
+            return False
+        for ref in refs:
+            await store.people.keep_message(person.user_id, ref, self._parts.clock(), portrait_job_id)
+        return True
 
 
 class Painter:

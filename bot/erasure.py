@@ -45,7 +45,7 @@ async def erase(parts: Parts, gone: ForgottenUser) -> DeletionReceipt:
 
 async def finish_erasures(parts: Parts) -> None:
     """Goes on with everybody of whom something may be left."""
-    async with parts.db.transaction() as store:
+    async with parts.db.reading() as store:
         everybody = await store.people.erasures()
     for gone in everybody:
         await erase(parts, gone)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from bot import replies as r
 from bot.acts import LookUp
-from bot.db.library import OwnedPortrait, Thing
+from bot.db.library import OwnedPortrait, Thing, chosen_among
 from bot.db.store import Store
 from bot.domain import PortraitView, Template, Workers
 from bot.replies import Reply
@@ -129,7 +129,7 @@ class Lookups:
         subject = next(subject for subject in subjects if subject.subject_id == subject_id)
         if is_deleting:
             return r.ConfirmDeleteSubject(subject)
-        current = await self._store.library.current_subject(self._user_id)
+        current = chosen_among(subjects, await self._store.library.chosen_subject(self._user_id))
         portraits = await self._store.library.count_portraits_of(subject_id)
         return r.SubjectCard(subject, current is not None and current.subject_id == subject_id, portraits)
 
@@ -139,9 +139,9 @@ class Lookups:
         return r.QueueStatus(tuple(views), await self._store.jobs.waiting(), self._workers.count)
 
     async def _models(self) -> Reply:
-        current = await self._store.library.current_subject(self._user_id)
-        subjects = tuple(await self._store.library.subjects(self._user_id))
-        return r.Models(subjects, current.subject_id if current else None)
+        subjects = await self._store.library.subjects(self._user_id)
+        current = chosen_among(subjects, await self._store.library.chosen_subject(self._user_id))
+        return r.Models(tuple(subjects), current.subject_id if current else None)
 
     async def _original(self, portrait_id: str) -> Reply:
         found = await self._store.library.portrait(portrait_id)

@@ -21,7 +21,7 @@ _LONGEST_PAUSE_S = 60
 
 async def relay(parts: Parts) -> int:
     """Hands every parcel that is due to arq; how many were taken. One that fails does not hold up the others."""
-    async with parts.db.transaction() as store:
+    async with parts.db.reading() as store:
         parcels = await store.jobs.unsent_parcels(parts.clock())
     sent = 0
     for parcel in parcels:

@@ -9,7 +9,6 @@ from bot.domain import JobKind
 from bot.replies import QuotaReached
 from bot.settings import Settings
 
-DRAIN = "drain"  # the switch that lets nothing new begin
 DAY = timedelta(days=1)
 
 
@@ -36,19 +35,18 @@ class Quotas:
             return QuotaReached("open_portraits", most)
         return await self._daily(user_id, "portrait", "portraits", self._settings.portraits_per_day)
 
-    async def template(self, user_id: str) -> QuotaReached | None:
+    def template(self, have: int) -> QuotaReached | None:
+        """For one more template of somebody who has so many."""
         most = self._settings.own_templates_per_user
-        has = len(await self._store.library.templates(user_id))
-        return QuotaReached("own_templates", most) if has >= most else None
+        return QuotaReached("own_templates", most) if have >= most else None
 
     async def _daily(self, user_id: str, kind: JobKind, what: str, most: int) -> QuotaReached | None:
-        if await self._store.operations.is_on(DRAIN):
+        allowance = await self._store.operations.allowance(user_id, kind, self._now - DAY)
+        if allowance.is_closed:
             return QuotaReached("closed", 0)
-        since = self._now - DAY
-        most += await self._store.operations.granted_since(user_id, kind, since)
-        count, oldest = await self._store.jobs.charged_since(user_id, kind, since)
-        if count >= most:
-            return QuotaReached(what, most, self._again_in_s(oldest))
+        most += allowance.granted
+        if allowance.charged >= most:
+            return QuotaReached(what, most, self._again_in_s(allowance.oldest))
         return await self._of_guild(kind, what)
 
     async def _of_guild(self, kind: JobKind, what: str) -> QuotaReached | None:

@@ -72,7 +72,7 @@ class Reconciler:
 
     async def _find_lost_jobs(self) -> None:
         """Open jobs of which neither outbox nor Redis knows: Redis forgot them, or what their worker said of them."""
-        async with self._parts.db.transaction() as store:
+        async with self._parts.db.reading() as store:
             jobs = await store.jobs.all_open()
             unsent = await store.jobs.unsent()
         lost = [job for job in jobs if job.job_id not in unsent and (await self._parts.queue.stand(job)).is_lost]
@@ -102,14 +102,14 @@ class Reconciler:
 
     async def _repeat_cancellations(self) -> None:
         """The bot may have died, or Redis been away, between a cancellation and telling the workers."""
-        async with self._parts.db.transaction() as store:
+        async with self._parts.db.reading() as store:
             jobs = await store.jobs.cancelled_since(self._parts.clock() - _CANCELLED_LATELY)
         for job in jobs:
             if not (await self._parts.queue.stand(job)).is_lost:
                 await self._parts.queue.withdraw(job.job_id, job.attempt)
 
     async def _check_collections(self) -> None:
-        async with self._parts.db.transaction() as store:
+        async with self._parts.db.reading() as store:
             waiting = await store.collections.to_be_checked(self._parts.clock() - _QUIET, self._parts.clock())
             due = []
             for session_id in waiting:
@@ -120,7 +120,7 @@ class Reconciler:
             await self._quietly(self._delivery.show_collection(session_id))
 
     async def _show_outcomes(self) -> None:
-        async with self._parts.db.transaction() as store:
+        async with self._parts.db.reading() as store:
             jobs = await store.jobs.unshown()
         now = self._parts.clock()
         for job in jobs:
@@ -130,13 +130,13 @@ class Reconciler:
                 await self._quietly(self._delivery.show_job(job.job_id))
 
     async def _answer_people(self) -> None:
-        async with self._parts.db.transaction() as store:
+        async with self._parts.db.reading() as store:
             people = await store.turns.waiting_people(self._parts.clock() - self._patience(), self._parts.clock())
         for platform, person in people:
             await self._delivery.answer(platform, person)
 
     async def _refresh_queue_places(self) -> None:
-        async with self._parts.db.transaction() as store:
+        async with self._parts.db.reading() as store:
             jobs = await store.jobs.all_open()
         for job in jobs:
             if job.kind in ("train", "portrait"):
@@ -150,7 +150,7 @@ class Reconciler:
         traces = await self._parts.queue.traces()
         if not traces:
             return
-        async with self._parts.db.transaction() as store:
+        async with self._parts.db.reading() as store:
             known = await store.jobs.known_among(traces)
         for job_id, attempts in traces.items():
             if job_id not in known:

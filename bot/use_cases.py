@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 
 from bot.actor import Actor, Aftermath, picture_key
-from bot.acts import Tell, Telling
+from bot.acts import ShowJob, Tell, Telling
 from bot.admin import Desk, is_for_admin
 from bot.chat import ChatError
 from bot.conversation import advance, takes_pictures
@@ -41,19 +41,22 @@ class Handled:
     turn: UnsaidTurn | None
     alert: Reply | None
     aftermath: Aftermath
+    has_jobs: bool = False  # ordered or changed
 
 
 async def hear(parts: Parts, incoming: Incoming) -> Heard | None:
     """What was said, with a picture decoded and stored. None when the event was handled before."""
-    said, now = incoming.said, parts.clock()
+    said = incoming.said
     if not isinstance(said, SentPicture):
         return said
-    async with parts.db.transaction() as store:
+    async with parts.db.reading() as store:
         if await store.turns.is_known(incoming.address.platform, incoming.event_id):
             return None
-        person = await store.people.meet(incoming.address, incoming.language, now)
+        person = await store.people.find(incoming.address)
+        if person is None:
+            return PictureNotTaken("expired")
         dialogue = unpack_dialogue(person.dialogue)
-        facts = await gather_facts(parts, store, person, incoming)
+        facts = await _facts_for_picture(store, person, incoming)
     if not takes_pictures(dialogue, facts):
         return PictureNotTaken("expired")
     taken = await parts.intake.take(said.data)
@@ -84,12 +87,15 @@ async def converse(parts: Parts, incoming: Incoming, heard: Heard) -> Handled | 
             step = advance(dialogue, heard, await gather_facts(parts, store, person, incoming))
             work = Actor(parts, store, person, incoming, dialogue, now)
             tellings, alert = await work.carry_out(step)
-            await store.people.keep_dialogue(incoming.address, pack_dialogue(step.dialogue))
+            if step.dialogue != dialogue:
+                await store.people.keep_dialogue(incoming.address, pack_dialogue(step.dialogue))
             aftermath = work.aftermath
         packed = tuple(pack_telling(telling) for telling in tellings)
         turn = UnsaidTurn(incoming.event_id, incoming.address, incoming.language, packed, incoming.pressed)
         await store.turns.add(turn, now)
-    return Handled(turn, alert, aftermath)
+        if incoming.inbox_id is not None:
+            await store.mail.done(incoming.address.platform, incoming.inbox_id)
+    return Handled(turn, alert, aftermath, any(isinstance(telling, ShowJob) for telling in tellings))
 
 
 async def clean_up(parts: Parts, handled: Handled) -> None:
@@ -120,25 +126,36 @@ async def gather_facts(parts: Parts, store: Store, person: Person, incoming: Inc
     place = await store.jobs.place_of(training, parts.workers) if training else None
     subjects = tuple(await store.library.subjects(user_id))
     retraining_quota = await quotas.training(user_id, is_new=False)
+    standing = await store.people.standing(user_id, incoming.address, CONSENT_VERSION)
     return Facts(
         new_id=new_id(),
         is_private=incoming.is_private,
-        has_consented=await store.people.has_consented(user_id, CONSENT_VERSION),
+        has_consented=standing.has_consented,
         subjects=subjects,
         collection=await store.collections.open_one(user_id),
         training=training.view(place) if training else None,
         has_jobs=bool(jobs),
         training_quota=quotas.subjects(len(subjects)) or retraining_quota,
         retraining_quota=retraining_quota,
-        template_quota=await quotas.template(user_id),
-        refusal=await _refusal(store, incoming),
+        template_quota=quotas.template(standing.templates),
+        refusal=Refused("blocked") if standing.is_blocked else await _hurdle(store, incoming),
     )
 
 
-async def _refusal(store: Store, incoming: Incoming) -> Refused | None:
-    """Why this person may order nothing here; None when they may."""
-    address, place = incoming.address, incoming.place
-    if await store.operations.is_blocked(address.platform, address.person):
-        return Refused("blocked")
+async def _facts_for_picture(store: Store, person: Person, incoming: Incoming) -> Facts:
+    """Those of the facts that say whether a picture is wanted."""
+    standing = await store.people.standing(person.user_id, incoming.address, CONSENT_VERSION)
+    return Facts(
+        new_id="",
+        is_private=incoming.is_private,
+        has_consented=standing.has_consented,
+        collection=await store.collections.open_one(person.user_id),
+        refusal=Refused("blocked") if standing.is_blocked else await _hurdle(store, incoming),
+    )
+
+
+async def _hurdle(store: Store, incoming: Incoming) -> Refused | None:
+    """Why nothing may be ordered in this place by this person; None when it may."""
+    place = incoming.place
     hurdle = (await store.operations.guild(place.guild_id)).hurdle(place) if place else None
     return Refused(hurdle) if hurdle else None

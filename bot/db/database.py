@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from sqlalchemy import Connection, event, make_url
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NotSupportedError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
+from bot.db import sqlite
 from bot.db.store import Store
 from gpu_worker.contract.sealing import CannotOpen
 
@@ -24,6 +25,7 @@ T = TypeVar("T")
 
 _BUSY_TIMEOUT_S = 30
 _LONGEST_PAUSE_S = 5.0
+_READS, _LASTS = "portrait_reads", "portrait_lasts"  # execution options
 _OUR_MISTAKES = (DataError, IntegrityError, NotSupportedError, ProgrammingError)
 
 
@@ -41,16 +43,28 @@ class Database:
     """Opens transactions. Close it when done."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+        self._engine, self._reading = engine, engine.execution_options(**{_READS: True})
+        self._noting = engine.execution_options(**{_LASTS: False})
         # SQLite has one writer, and who waits for it polls: in here we queue instead, first come, first served.
         self._turn: asyncio.Lock | nullcontext[None] = (
             asyncio.Lock() if engine.dialect.name == "sqlite" else nullcontext()
         )
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Store]:
-        """Commits when the block ends, rolls back when it raises. Nobody else commits."""
-        async with self._turn, AsyncSession(self._engine, expire_on_commit=False) as session, session.begin():
+    async def transaction(self, *, lasting: bool = True) -> AsyncIterator[Store]:
+        """Commits when the block ends, rolls back when it raises. Nobody else commits.
+
+        Whatever is committed outlives the process. `lasting`: also a power cut. Without it, it does so once the next
+        lasting transaction has ended; that is enough for what would only be said or reported once more.
+        """
+        engine = self._engine if lasting else self._noting
+        async with self._turn, AsyncSession(engine, expire_on_commit=False) as session, session.begin():
+            yield Store(session)
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[Store]:
+        """What was committed last. Waits for no writer and holds up none; nothing may be written in it."""
+        async with AsyncSession(self._reading, expire_on_commit=False) as session, session.begin():
             yield Store(session)
 
     async def outlasting(self, action: Callable[[], Awaitable[T]], for_s: float = math.inf) -> T:
@@ -87,20 +101,19 @@ def open_engine(url: str) -> AsyncEngine:
         return create_async_engine(parts, pool_pre_ping=True, hide_parameters=True)
     if parts.database:
         Path(parts.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    engine = create_async_engine(parts, connect_args={"timeout": _BUSY_TIMEOUT_S}, hide_parameters=True)
-    event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-    event.listen(engine.sync_engine, "begin", _begin_immediate)
+    creator = partial(sqlite.connect, parts.database or ":memory:", _BUSY_TIMEOUT_S)
+    engine = create_async_engine(parts, async_creator=lambda *_, **__: creator(), hide_parameters=True)
+    event.listen(engine.sync_engine, "begin", _begin)
     return engine
 
 
-def _prepare_sqlite(connection: sqlite3.Connection, _: Any) -> None:
-    connection.isolation_level = None  # the driver must not begin by itself: see _begin_immediate
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _begin_immediate(connection: Connection) -> None:
+def _begin(connection: Connection) -> None:
     """Takes the write lock first: a transaction that reads and then writes would silently lose another one's update."""
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    options = connection.get_execution_options()
+    if options.get(_READS):
+        connection.exec_driver_sql("BEGIN")
+        return
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite.Connection)
+    driver.let_last(is_lasting=options.get(_LASTS, True))
+    connection.exec_driver_sql(sqlite.BEGIN_WRITING)

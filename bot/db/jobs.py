@@ -141,17 +141,6 @@ class Jobs:
         """Jobs that the relay has yet to hand to arq."""
         return set(await self._session.scalars(select(t.Outbox.job_id).where(t.Outbox.sent_at.is_(None))))
 
-    async def charged_since(self, user_id: str, kind: JobKind, moment: datetime) -> tuple[int, datetime | None]:
-        """How many jobs of a kind count against the person's quota, and when the oldest of them was ordered."""
-        query = select(func.count(), func.min(t.Job.created_at)).where(
-            t.Job.user_id == user_id,
-            t.Job.kind == kind,
-            t.Job.created_at >= moment,
-            t.Job.status.not_in((JobStatus.FAILED, JobStatus.CANCELLED)),
-        )
-        count, oldest = (await self._session.execute(query)).one()
-        return count, oldest
-
     # --- the queue ---
 
     async def waiting(self) -> int:

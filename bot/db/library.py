@@ -76,16 +76,22 @@ class Library:
 
     async def subjects(self, user_id: str) -> list[Subject]:
         """Newest first."""
-        rows = await self._session.scalars(
-            select(t.Subject).where(t.Subject.user_id == user_id).order_by(t.Subject.created_at.desc())
+        kept = select(func.count()).select_from(t.Photo)
+        kept = kept.where(t.Photo.session_id == t.Subject.session_id, t.Photo.is_stored)
+        rows = await self._session.execute(
+            select(t.Subject, kept.scalar_subquery())
+            .where(t.Subject.user_id == user_id)
+            .order_by(t.Subject.created_at.desc())
         )
-        return [_subject(row, await self._kept_photos(row.session_id)) for row in rows]
+        return [_subject(row, photos) for row, photos in rows.tuples()]
 
     async def current_subject(self, user_id: str) -> Subject | None:
         """The chosen one, else the newest."""
-        subjects = await self.subjects(user_id)
-        chosen = await self._session.scalar(select(t.User.current_subject_id).where(t.User.id == user_id))
-        return next((s for s in subjects if s.subject_id == chosen), subjects[0] if subjects else None)
+        return chosen_among(await self.subjects(user_id), await self.chosen_subject(user_id))
+
+    async def chosen_subject(self, user_id: str) -> str | None:
+        """The id of the one that portraits shall be made of; it may be gone."""
+        return await self._session.scalar(select(t.User.current_subject_id).where(t.User.id == user_id))
 
     async def kept_session(self, subject_id: str) -> str | None:
         """The collection that holds the photos that the subject was trained on, if they were kept."""
@@ -106,10 +112,6 @@ class Library:
         """What was made of the old subject is of the new one now; the old row goes."""
         await self._session.execute(update(t.Portrait).where(t.Portrait.subject_id == old_id).values(subject_id=new_id))
         await self.delete("subject", old_id)
-
-    async def _kept_photos(self, session_id: str | None) -> int:
-        query = select(func.count()).select_from(t.Photo).where(t.Photo.session_id == session_id, t.Photo.is_stored)
-        return (await self._session.scalar(query) or 0) if session_id else 0
 
     async def use_subject(self, user_id: str, subject_id: str) -> None:
         await self._session.execute(update(t.User).where(t.User.id == user_id).values(current_subject_id=subject_id))
@@ -240,6 +242,11 @@ class Library:
         if row.template_id:
             view = replace(view, template=await self.template(row.template_id))
         return OwnedPortrait(view, row.job_id, row.user_id, row.template_id, row.subject_id)
+
+
+def chosen_among(subjects: list[Subject], chosen: str | None) -> Subject | None:
+    """The chosen one of a person's subjects, else the newest."""
+    return next((s for s in subjects if s.subject_id == chosen), subjects[0] if subjects else None)
 
 
 def _subject(row: t.Subject, photos: int = 0) -> Subject:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, exists, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot.db import tables as t
+from bot.db.people import insert_unless
 
 
 class Mail:
@@ -16,10 +17,9 @@ class Mail:
 
     async def store(self, platform: str, update_id: int, raw: str, now: datetime) -> bool:
         """True when it is new."""
-        if await self._session.get(t.Inbox, (platform, update_id)) is not None:
-            return False
-        self._session.add(t.Inbox(platform=platform, update_id=update_id, raw=raw, received_at=now))
-        return True
+        known = exists().where(t.Inbox.platform == platform, t.Inbox.update_id == update_id)
+        row = {"platform": platform, "update_id": update_id, "raw": raw, "received_at": now}
+        return await insert_unless(self._session, t.Inbox, row, known) > 0
 
     async def done(self, platform: str, update_id: int) -> None:
         await self._session.execute(delete(t.Inbox).where(t.Inbox.platform == platform, t.Inbox.update_id == update_id))

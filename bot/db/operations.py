@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, exists, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot.db import tables as t
@@ -14,6 +14,7 @@ from bot.db.people import address_of
 from bot.domain import Address, JobKind, JobStatus, new_id
 from bot.guilds import GuildRules
 
+DRAIN = "drain"  # the switch that lets nothing new begin
 _CHARGED_NOT = (JobStatus.FAILED, JobStatus.CANCELLED)
 
 
@@ -28,6 +29,19 @@ class StoredReport:
     portrait_owner: Address | None
     state: str
     at: datetime
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """`charged`: the jobs that count against a limit, the oldest of them ordered at `oldest`.
+
+    `is_closed`: the operator lets nothing new begin.
+    """
+
+    is_closed: bool
+    granted: int
+    charged: int
+    oldest: datetime | None
 
 
 class Operations:
@@ -55,11 +69,19 @@ class Operations:
         self._session.add(t.Grant(id=new_id(), user_id=user_id, kind=kind, amount=amount, at=now))
         await self._session.flush()
 
-    async def granted_since(self, user_id: str, kind: JobKind, moment: datetime) -> int:
-        query = select(func.sum(t.Grant.amount)).where(
-            t.Grant.user_id == user_id, t.Grant.kind == kind, t.Grant.at >= moment
+    async def allowance(self, user_id: str, kind: JobKind, moment: datetime) -> Allowance:
+        """What counts for the person's limit on a kind of job since that moment, in one statement."""
+        granted = (t.Grant.user_id == user_id, t.Grant.kind == kind, t.Grant.at >= moment)
+        charged = (t.Job.user_id == user_id, t.Job.kind == kind, t.Job.created_at >= moment)
+        jobs = select(func.count().label("count"), func.min(t.Job.created_at).label("oldest"))
+        jobs_of = jobs.where(*charged, t.Job.status.not_in(_CHARGED_NOT)).subquery()
+        query = select(
+            exists().where(t.Switch.name == DRAIN),
+            select(func.coalesce(func.sum(t.Grant.amount), 0)).where(*granted).scalar_subquery(),
+            jobs_of.c.count,
+            jobs_of.c.oldest,
         )
-        return await self._session.scalar(query) or 0
+        return Allowance(*(await self._session.execute(query)).one())
 
     async def delete_grants_before(self, moment: datetime) -> None:
         await self._session.execute(delete(t.Grant).where(t.Grant.at < moment))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import CursorResult, Exists, bindparam, delete, exists, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot.db import tables as t
@@ -23,6 +23,15 @@ class ForgottenUser:
     messages: tuple[MessageRef, ...]
     counts: dict[str, int]
     at: datetime
+
+
+@dataclass(frozen=True)
+class Standing:
+    """`is_blocked`: by the operator. `templates`: how many of their own can serve."""
+
+    has_consented: bool
+    is_blocked: bool
+    templates: int
 
 
 class People:
@@ -99,26 +108,29 @@ class People:
             )
         )
 
-    async def has_consented(self, user_id: str, version: str) -> bool:
-        query = select(t.Consent.id).where(t.Consent.user_id == user_id, t.Consent.version == version).limit(1)
-        return await self._session.scalar(query) is not None
+    async def standing(self, user_id: str, address: Address, version: str) -> Standing:
+        """What decides whether the person may order; `version` is that of the consent."""
+        own = select(func.count()).where(t.OwnTemplate.user_id == user_id, t.OwnTemplate.faces > 0)
+        query = select(
+            exists().where(t.Consent.user_id == user_id, t.Consent.version == version),
+            exists().where(t.Block.platform == address.platform, t.Block.person == address.person),
+            own.select_from(t.OwnTemplate).scalar_subquery(),
+        )
+        return Standing(*(await self._session.execute(query)).one())
 
     async def keep_message(self, user_id: str, ref: MessageRef, now: datetime, portrait_job_id: str | None) -> None:
-        """Remembers a message of ours, so that it can be deleted on request."""
-        place = (ref.address.platform, ref.address.chat, ref.message_id)
-        if await self._session.get(t.Message, place) is None and await self.exists(user_id):
-            self._session.add(
-                t.Message(
-                    platform=place[0],
-                    chat=place[1],
-                    message_id=place[2],
-                    user_id=user_id,
-                    person=ref.address.person,
-                    is_picture=ref.is_picture,
-                    portrait_job_id=portrait_job_id,
-                    at=now,
-                )
-            )
+        """Remembers a message of ours to a user of `meet` or `find`, so that it can be deleted on request."""
+        place = {"platform": ref.address.platform, "chat": ref.address.chat, "message_id": ref.message_id}
+        row = {
+            **place,
+            "user_id": user_id,
+            "person": ref.address.person,
+            "is_picture": ref.is_picture,
+            "portrait_job_id": portrait_job_id,
+            "at": now,
+        }
+        known = exists().where(*(getattr(t.Message, name) == value for name, value in place.items()))
+        await insert_unless(self._session, t.Message, row, known)
 
     async def drop_message(self, ref: MessageRef) -> None:
         await self._session.execute(
@@ -192,6 +204,14 @@ def _unpacked(messages: list[Any]) -> tuple[MessageRef, ...]:
         MessageRef(address_of(platform, chat, person), message_id, is_picture)
         for platform, chat, person, message_id, is_picture in messages
     )
+
+
+async def insert_unless(session: AsyncSession, table: type[t.Base], row: dict[str, Any], known: Exists) -> int:
+    """Inserts a row unless `known` finds it, in one statement; how many were inserted."""
+    columns = table.__table__.columns
+    values = select(*(bindparam(None, value, columns[name].type) for name, value in row.items())).where(~known)
+    done = await session.execute(insert(table).from_select(list(row), values))
+    return cast(CursorResult[Any], done).rowcount
 
 
 def message_ref(row: t.Message) -> MessageRef:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot.db import tables as t
@@ -25,6 +25,10 @@ class UnsaidTurn:
     pressed: MessageRef | None
 
 
+# What is left of a turn keeps its event from being handled twice; it says nothing about the person.
+_SAID: dict[str, Any] = {"chat": None, "person": None, "language": None, "tellings": [], "pressed_message": None}
+
+
 class Turns:
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
@@ -35,21 +39,18 @@ class Turns:
     async def add(self, turn: UnsaidTurn, now: datetime) -> None:
         """Raises IntegrityError for an event that was handled by somebody else meanwhile."""
         address, pressed = turn.address, turn.pressed
-        self._session.add(
-            t.Turn(
-                platform=address.platform,
-                event_id=turn.event_id,
-                chat=address.chat,
-                person=address.person,
-                language=turn.language,
-                tellings=list(turn.tellings),
-                pressed_message={"id": pressed.message_id, "is_picture": pressed.is_picture} if pressed else None,
-                at=now,
-            )
+        left: dict[str, Any] = _SAID | {"said_at": now}
+        if turn.tellings:
+            left = {
+                "chat": address.chat,
+                "person": address.person,
+                "language": turn.language,
+                "tellings": list(turn.tellings),
+                "pressed_message": {"id": pressed.message_id, "is_picture": pressed.is_picture} if pressed else None,
+            }
+        await self._session.execute(
+            insert(t.Turn).values(platform=address.platform, event_id=turn.event_id, at=now, **left)
         )
-        await self._session.flush()
-        if not turn.tellings:
-            await self.said(address, [turn.event_id], now)
 
     async def amend(self, turn: UnsaidTurn) -> None:
         """Says something else than was planned."""
@@ -78,11 +79,11 @@ class Turns:
         return [(platform, person) for platform, person in rows if person is not None]
 
     async def said(self, address: Address, event_ids: list[str], now: datetime) -> None:
-        """What is left of a turn keeps its event from being handled twice; it says nothing about the person."""
+        """Empties the turns of these events."""
         await self._session.execute(
             update(t.Turn)
             .where(t.Turn.platform == address.platform, t.Turn.event_id.in_(event_ids))
-            .values(said_at=now, chat=None, person=None, language=None, tellings=[], pressed_message=None)
+            .values(said_at=now, **_SAID)
         )
 
     async def delete_before(self, moment: datetime) -> None:

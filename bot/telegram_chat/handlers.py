@@ -122,6 +122,7 @@ class Handlers:
             said=said,
             language=_language(update.effective_user),
             event_id=f"{PLATFORM}:{update.update_id}",
+            inbox_id=update.update_id,
             pressed=ref,
             is_private=update.effective_chat is None or update.effective_chat.type == telegram.Chat.PRIVATE,
         )

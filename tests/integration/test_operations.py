@@ -80,7 +80,7 @@ async def test_the_daily_limit_holds_and_a_grant_lifts_it_for_a_day(bench: BotBe
     async with bench.parts.db.transaction() as store:
         [user_id] = [user for user in await store.people.all_ids() if await store.library.subjects(user)]
         later = utc_now() + timedelta(days=1, minutes=1)
-        assert await store.operations.granted_since(user_id, "portrait", later - timedelta(days=1)) == 0
+        assert (await store.operations.allowance(user_id, "portrait", later - timedelta(days=1))).granted == 0
 
 
 async def test_failed_and_cancelled_work_is_not_charged(bench: BotBench) -> None:

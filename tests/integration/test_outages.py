@@ -37,23 +37,26 @@ async def bench(valkey: ValkeyServer, tmp_path: Path) -> AsyncIterator[BotBench]
 @pytest.fixture
 def outage(bench: BotBench, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """`outage(n)`: the next n transactions fail as when the server restarts; `after`: so many go well before."""
-    transaction = Database.transaction
     plan = {"after": 0, "left": 0}
 
-    @asynccontextmanager
-    async def maybe(self: Database) -> AsyncIterator[Any]:
-        if plan["after"] > 0:
-            plan["after"] -= 1
-        elif plan["left"] > 0:
-            plan["left"] -= 1
-            raise OperationalError("SELECT 1", {}, ConnectionResetError("the server is restarting"))
-        async with transaction(self) as store:
-            yield store
+    def unreliable(transaction: Callable[..., Any]) -> Callable[..., Any]:
+        @asynccontextmanager
+        async def maybe(self: Database, **how: Any) -> AsyncIterator[Any]:
+            if plan["after"] > 0:
+                plan["after"] -= 1
+            elif plan["left"] > 0:
+                plan["left"] -= 1
+                raise OperationalError("SELECT 1", {}, ConnectionResetError("the server is restarting"))
+            async with transaction(self, **how) as store:
+                yield store
+
+        return maybe
 
     def begin(left: int, after: int = 0) -> None:
         plan.update(after=after, left=left)
 
-    monkeypatch.setattr(Database, "transaction", maybe)
+    for kind in ("transaction", "reading"):
+        monkeypatch.setattr(Database, kind, unreliable(getattr(Database, kind)))
     return begin
 
 
@@ -83,9 +86,9 @@ async def test_an_update_whose_storing_was_never_confirmed_is_handled(
     transaction, is_lost = Database.transaction, True
 
     @asynccontextmanager
-    async def answer_lost_once(self: Database) -> AsyncIterator[Any]:
+    async def answer_lost_once(self: Database, **how: Any) -> AsyncIterator[Any]:
         nonlocal is_lost
-        async with transaction(self) as store:
+        async with transaction(self, **how) as store:
             yield store
         if is_lost:
             is_lost = False

@@ -213,9 +213,9 @@ async def test_failed_and_cancelled_work_is_not_charged(db: Database) -> None:
         for status in JobStatus:
             await store.jobs.change(await add_job(store, mine), status=status)
         await add_job(store, mine, at=NOON - timedelta(days=2))
-        count, oldest = await store.jobs.charged_since(mine, "portrait", NOON - timedelta(days=1))
-    assert count == 3
-    assert oldest == NOON
+        allowance = await store.operations.allowance(mine, "portrait", NOON - timedelta(days=1))
+    assert allowance.charged == 3
+    assert allowance.oldest == NOON
 
 
 async def test_updates_stay_in_the_inbox_until_they_are_done(db: Database) -> None:

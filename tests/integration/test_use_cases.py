@@ -270,8 +270,8 @@ async def test_a_failed_training_can_be_tried_again_and_is_not_charged(bench: Bo
     assert bench.chat.last(r.SubjectReady)
     async with bench.parts.db.transaction() as store:
         people = await store.people.all_ids()
-        count, _ = await store.jobs.charged_since(people.pop(), "train", utc_now() - timedelta(days=1))
-    assert count == 1
+        allowance = await store.operations.allowance(people.pop(), "train", utc_now() - timedelta(days=1))
+    assert allowance.charged == 1
 
 
 async def test_quotas_hold(valkey: ValkeyServer, tmp_path: Path) -> None:

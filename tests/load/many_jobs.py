@@ -20,6 +20,7 @@ from bot.domain import JobKind, JobStatus, StoredJob, Workers
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 HISTORY = timedelta(days=60)  # as long as the bot keeps jobs that ended
 OPEN_SHARE, USERS_SHARE = 500, 50  # one job of so many is open; so many jobs per person
+DAY_BEFORE = NOW - timedelta(days=1)
 AT_ONCE = 5_000  # rows of one statement
 
 
@@ -116,7 +117,7 @@ QUESTIONS: dict[str, Question] = {
     "place in the queue": lambda store, job: store.jobs.place_of(job, Workers(4)),
     "length of the queue": lambda store, job: store.jobs.waiting(),
     "open jobs of a person": lambda store, job: store.jobs.open_of(job.user_id),
-    "quota of a person": lambda store, job: store.jobs.charged_since(job.user_id, "portrait", NOW - timedelta(days=1)),
+    "quota of a person": lambda store, job: store.operations.allowance(job.user_id, "portrait", DAY_BEFORE),
     "last check of a collection": lambda store, job: store.jobs.last_inspection(job.session_id or ""),
     "outcomes not shown": lambda store, job: store.jobs.unshown(),
     "cancelled lately": lambda store, job: store.jobs.cancelled_since(NOW - timedelta(hours=1)),
