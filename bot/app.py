@@ -66,10 +66,10 @@ class SqlInbox:
         self._db, self._clock = db, clock
         self._taken: set[tuple[str, int]] = set()
 
-    async def store(self, platform: str, update_id: int, raw: str) -> bool:
-        async def write() -> bool:
+    async def store(self, platform: str, raws: Mapping[int, str]) -> set[int]:
+        async def write() -> set[int]:
             async with self._db.transaction() as store:
-                return await store.mail.store(platform, update_id, raw, self._clock())
+                return await store.mail.store(platform, raws, self._clock())
 
         return await self._db.outlasting(write)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,8 +36,8 @@ class Incoming:
 class Inbox(Protocol):
     """Raw updates, stored before they are acknowledged to the platform and replayed after a crash."""
 
-    async def store(self, platform: str, update_id: int, raw: str) -> bool:
-        """True when it is new. Durable when this returns."""
+    async def store(self, platform: str, raws: Mapping[int, str]) -> set[int]:
+        """Updates by their ids; the ids of those that are new. Durable when this returns."""
         ...
 
     async def done(self, platform: str, update_id: int) -> None: ...

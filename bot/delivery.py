@@ -165,26 +165,29 @@ class Delivery:
     async def show_job(self, job_id: str) -> None:
         """Brings a job's message up to date; shows its outcome once. Raises ChatError."""
         async with self._parts.locks.held("job", job_id):
-            async with self._parts.db.transaction() as store:
-                shown = await self._what_to_show(store, job_id)
-            if shown is None or shown.job.address.platform not in self._parts.chats:
+            async with self._parts.db.reading() as store:
+                job = await store.jobs.get(job_id)
+                if job is None or job.shown == "yes":
+                    return
+                shown = await self._what_to_show(store, job)
+            if shown is None:
+                if job.status.is_final:  # there is nobody to show it to, or nothing to show
+                    await self._note_shown(job, "yes")
                 return
-            if shown.job.shown == "closing":
+            if job.address.platform not in self._parts.chats:
+                return
+            if job.shown == "closing":
                 await self._close(shown)
-            elif shown.job.status.is_final:
+            elif job.status.is_final:
                 self._painted.pop(job_id, None)
                 await self._show_outcome(shown)
             elif self._painted.get(job_id) != shown.reply:
                 await self._put(shown, shown.reply)
                 self._painted[job_id] = shown.reply
 
-    async def _what_to_show(self, store: Store, job_id: str) -> _Shown | None:
-        job = await store.jobs.get(job_id)
-        if job is None or job.shown == "yes":
-            return None
+    async def _what_to_show(self, store: Store, job: StoredJob) -> _Shown | None:
         person = await store.people.find(job.address)
         if person is None or await store.people.is_dead(job.address):
-            await store.jobs.change(job_id, shown="yes" if job.status.is_final else job.shown)
             return None
         template = None
         lookups = Lookups(store, self._parts.templates, job.user_id, self._parts.workers)
@@ -199,8 +202,6 @@ class Delivery:
         else:
             reply = await outcome(store, lookups, job)
         if reply is None or (job.kind == "inspect" and not job.status.is_final):
-            if job.status.is_final:
-                await store.jobs.change(job_id, shown="yes")
             return None
         return _Shown(job, reply, person.language, template)
 
@@ -241,7 +242,7 @@ class Delivery:
 
     async def _note_shown(self, job: StoredJob, how: Literal["no", "closing", "yes"], *, is_dead: bool = False) -> None:
         async def write() -> None:
-            async with self._parts.db.transaction() as store:
+            async with self._parts.db.transaction(lasting=False) as store:
                 await store.jobs.change(job.job_id, shown=how)
                 if is_dead:
                     await store.people.mark_dead(job.address)

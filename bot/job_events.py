@@ -49,7 +49,8 @@ async def record_job_event(parts: Parts, event: AnyEvent) -> Recorded | None:
 
     A duplicate, an event of an older run, and whatever comes after the end change nothing.
     """
-    async with parts.db.transaction() as store:
+    # After a power cut progress is reported anew; an outcome would be lost with the event that is deleted now.
+    async with parts.db.transaction(lasting=isinstance(event, e.Succeeded | e.Failed)) as store:
         job = await store.jobs.lock(event.job_id)
         if job is None:
             return None

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
-from sqlalchemy import delete, exists, select
+from sqlalchemy import delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot.db import tables as t
-from bot.db.people import insert_unless
 
 
 class Mail:
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
 
-    async def store(self, platform: str, update_id: int, raw: str, now: datetime) -> bool:
-        """True when it is new."""
-        known = exists().where(t.Inbox.platform == platform, t.Inbox.update_id == update_id)
-        row = {"platform": platform, "update_id": update_id, "raw": raw, "received_at": now}
-        return await insert_unless(self._session, t.Inbox, row, known) > 0
+    async def store(self, platform: str, raws: Mapping[int, str], now: datetime) -> set[int]:
+        """Raw updates by their ids; the ids of those that are new."""
+        known = select(t.Inbox.update_id).where(t.Inbox.platform == platform, t.Inbox.update_id.in_(raws))
+        new = raws.keys() - set(await self._session.scalars(known))
+        if new:
+            rows = [{"platform": platform, "update_id": i, "raw": raws[i], "received_at": now} for i in new]
+            await self._session.execute(insert(t.Inbox), rows)
+        return new
 
     async def done(self, platform: str, update_id: int) -> None:
         await self._session.execute(delete(t.Inbox).where(t.Inbox.platform == platform, t.Inbox.update_id == update_id))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
-from sqlalchemy import CursorResult, Exists, bindparam, delete, exists, func, insert, select, update
+from sqlalchemy import bindparam, delete, exists, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot.db import tables as t
@@ -130,7 +130,9 @@ class People:
             "at": now,
         }
         known = exists().where(*(getattr(t.Message, name) == value for name, value in place.items()))
-        await insert_unless(self._session, t.Message, row, known)
+        columns = t.Message.__table__.columns
+        values = select(*(bindparam(None, value, columns[name].type) for name, value in row.items())).where(~known)
+        await self._session.execute(insert(t.Message).from_select(list(row), values))
 
     async def drop_message(self, ref: MessageRef) -> None:
         await self._session.execute(
@@ -204,14 +206,6 @@ def _unpacked(messages: list[Any]) -> tuple[MessageRef, ...]:
         MessageRef(address_of(platform, chat, person), message_id, is_picture)
         for platform, chat, person, message_id, is_picture in messages
     )
-
-
-async def insert_unless(session: AsyncSession, table: type[t.Base], row: dict[str, Any], known: Exists) -> int:
-    """Inserts a row unless `known` finds it, in one statement; how many were inserted."""
-    columns = table.__table__.columns
-    values = select(*(bindparam(None, value, columns[name].type) for name, value in row.items())).where(~known)
-    done = await session.execute(insert(table).from_select(list(row), values))
-    return cast(CursorResult[Any], done).rowcount
 
 
 def message_ref(row: t.Message) -> MessageRef:

@@ -237,7 +237,7 @@ class Talk:
             "token": interaction.token,
             "language": language_of(interaction),
         }
-        await self.app.inbox.store(PLATFORM, interaction.id, json.dumps(note))
+        await self.app.inbox.store(PLATFORM, {interaction.id: json.dumps(note)})
         return answering
 
     async def _stop_thinking(self, interaction: AnyInteraction) -> None:

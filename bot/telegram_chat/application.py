@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from telegram import Bot, BotCommand, Update
 from telegram.error import Conflict, InvalidToken, NetworkError, RetryAfter, TelegramError
 from telegram.ext import Application, ApplicationBuilder, CallbackQueryHandler, MessageHandler, filters
+from telegram.request import HTTPXRequest
 
 from bot import texts
 from bot.callback import secret_of
@@ -17,11 +18,12 @@ from bot.core import App
 from bot.settings import Settings
 from bot.telegram_chat.chat import PLATFORM, TelegramChat
 from bot.telegram_chat.handlers import Handlers
-from bot.telegram_chat.inbox import InboxQueue, PerChat
+from bot.telegram_chat.inbox import InboxQueue, PerChat, StoringBot
 
 log = logging.getLogger(__name__)
 
 POLL_S = 25
+_CONNECTIONS = 64
 ALLOWED_UPDATES = [Update.MESSAGE, Update.CALLBACK_QUERY]
 MAX_PAUSE_S = 30.0  # between tries to reach Telegram at start
 DRAIN_S = 1.5  # for updates under way when we stop; the rest is replayed at the next start
@@ -67,16 +69,15 @@ async def run_telegram(app: TelegramApp, stop: asyncio.Event) -> None:
 
 def build(app: TelegramApp, token: str, queue: InboxQueue) -> Application[Any, Any, Any, Any, Any, Any]:
     base = app.settings.telegram_api_url.rstrip("/")
-    return (
-        ApplicationBuilder()
-        .token(token)
-        .base_url(f"{base}/bot")
-        .base_file_url(f"{base}/file/bot")
-        .update_queue(queue)
-        .concurrent_updates(PerChat(app.inbox))
-        .connection_pool_size(64)
-        .build()
+    bot = StoringBot(
+        queue,
+        token,
+        f"{base}/bot",
+        f"{base}/file/bot",
+        request=HTTPXRequest(connection_pool_size=_CONNECTIONS),
+        get_updates_request=HTTPXRequest(),
     )
+    return ApplicationBuilder().bot(bot).update_queue(queue).concurrent_updates(PerChat(app.inbox)).build()
 
 
 def add_handlers(application: Application[Any, Any, Any, Any, Any, Any], handlers: Handlers) -> None:

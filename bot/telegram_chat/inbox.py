@@ -1,7 +1,8 @@
 """Updates are on disk before Telegram may forget them, and are handled side by side, each chat in its own order.
 
-The Updater awaits `put` of its queue before it polls with the next offset, so a queue that commits in `put` loses
-nothing to a kill at any moment. What was stored and not handled is put in again at the next start.
+Polling again with the next offset is what lets Telegram forget updates, so they are stored before the library hears of
+them, all of one poll in one transaction: nothing is lost to a kill at any moment, and a crowd waits for the disk once.
+What was stored and not handled is put in again at the next start.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ import asyncio
 import json
 import logging
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from typing import Any
 from weakref import WeakValueDictionary
 
 import telegram
 from telegram import Update
-from telegram.ext import BaseUpdateProcessor
+from telegram.ext import BaseUpdateProcessor, ExtBot
 
 from bot.core import Inbox
 from bot.telegram_chat.chat import PLATFORM
@@ -29,19 +30,25 @@ REMEMBERED = 1000  # updates; one that comes again after that is known by its id
 
 
 class InboxQueue(asyncio.Queue[object]):
-    """Given to ApplicationBuilder.update_queue."""
+    """Given to ApplicationBuilder.update_queue. An update is stored first; without that `put` does not take it."""
 
     def __init__(self, inbox: Inbox) -> None:
         super().__init__()
         self._inbox = inbox
+        self._stored: set[int] = set()  # and not put yet
         self._queued: deque[int] = deque(maxlen=REMEMBERED)
+
+    async def store(self, updates: Iterable[Update]) -> None:
+        raws = {update.update_id: update.to_json() for update in updates}
+        new = await self._inbox.store(PLATFORM, raws) if raws else set()
+        # What is stored already stands in the queue too, unless the first answer of the database got lost.
+        self._stored.update(number for number in raws if number in new or number not in self._queued)
 
     async def put(self, item: object) -> None:
         if isinstance(item, Update):
-            # What is stored already stands in the queue too, unless the first answer of the database got lost.
-            is_new = await self._inbox.store(PLATFORM, item.update_id, item.to_json())
-            if not is_new and item.update_id in self._queued:
+            if item.update_id not in self._stored:
                 return
+            self._stored.remove(item.update_id)
             self._queued.append(item.update_id)
         await super().put(item)
 
@@ -61,6 +68,19 @@ class InboxQueue(asyncio.Queue[object]):
             await super().put(update)
             replayed += 1
         return replayed
+
+
+class StoringBot(ExtBot[None]):
+    """The library's bot, whose updates are in the inbox before anybody sees them."""
+
+    def __init__(self, queue: InboxQueue, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._inbox_queue = queue
+
+    async def get_updates(self, *arguments: Any, **options: Any) -> tuple[Update, ...]:
+        updates = await super().get_updates(*arguments, **options)
+        await self._inbox_queue.store(updates)
+        return updates
 
 
 class PerChat(BaseUpdateProcessor):

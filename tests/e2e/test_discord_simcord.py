@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,8 +31,8 @@ PORTRAITS = tuple(PortraitView(f"portrait{n}", f"p/{n}.jpg", 64, 64, 0.7) for n 
 
 
 class NoInbox:
-    async def store(self, platform: str, update_id: int, raw: str) -> bool:
-        return True
+    async def store(self, platform: str, raws: Mapping[int, str]) -> set[int]:
+        return set(raws)
 
     async def done(self, platform: str, update_id: int) -> None:
         pass

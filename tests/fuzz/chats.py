@@ -7,6 +7,7 @@ import asyncio
 import copy
 import json
 import logging
+from collections.abc import Mapping
 from random import Random
 from types import SimpleNamespace
 from typing import Any, cast
@@ -84,10 +85,10 @@ class HeardApp:
         self.heard.append(incoming)
         return None
 
-    async def store(self, platform: str, update_id: int, raw: str) -> bool:
-        is_new = update_id not in self.rows
-        self.rows[update_id] = raw
-        return is_new
+    async def store(self, platform: str, raws: Mapping[int, str]) -> set[int]:
+        new = raws.keys() - self.rows.keys()
+        self.rows.update(raws)
+        return new
 
     async def done(self, platform: str, update_id: int) -> None:
         self.rows.pop(update_id, None)
@@ -195,6 +196,7 @@ class TelegramUpdates:
     async def _feed(self, data: dict[str, Any], stored: bytes) -> str:
         self._drain()
         update = Update.de_json(data, self._bot)
+        await self._queue.store([update])
         await self._queue.put(update)
         (raw,) = self.app.rows.values()
         json.dumps(raw).encode()

@@ -131,8 +131,8 @@ async def test_what_stays_in_the_inbox_does_not_stay_for_ever(tmp_path: Path) ->
     await asyncio.to_thread(upgrade, url)
     db = open_database(url)
     async with db.transaction() as store:
-        await store.mail.store("telegram", 1, "[[", utc_now() - timedelta(days=4))
-        await store.mail.store("telegram", 2, "{}", utc_now())
+        await store.mail.store("telegram", {1: "[["}, utc_now() - timedelta(days=4))
+        await store.mail.store("telegram", {2: "{}"}, utc_now())
         await store.mail.delete_before(utc_now() - timedelta(days=3))
     async with db.transaction() as store:
         assert await store.mail.pending("telegram") == ["{}"]

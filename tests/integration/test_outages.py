@@ -71,6 +71,7 @@ async def test_updates_wait_for_the_database_instead_of_ending_the_polling(
     inbox = SqlInbox(bench.parts.db, utc_now)
     queue = InboxQueue(inbox)
     outage(3)
+    await queue.store([Update(update_id=7)])
     await queue.put(Update(update_id=7))
     assert queue.qsize() == 1
     outage(2)
@@ -96,8 +97,9 @@ async def test_an_update_whose_storing_was_never_confirmed_is_handled(
 
     monkeypatch.setattr(Database, "transaction", answer_lost_once)
     queue = InboxQueue(SqlInbox(bench.parts.db, utc_now))
-    await queue.put(Update(update_id=7))
-    await queue.put(Update(update_id=7))
+    for _ in range(2):
+        await queue.store([Update(update_id=7)])
+        await queue.put(Update(update_id=7))
     assert queue.qsize() == 1
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,10 +45,10 @@ class NotedInbox:
     raw: dict[int, str] = field(default_factory=dict)
     finished: set[int] = field(default_factory=set)
 
-    async def store(self, platform: str, update_id: int, raw: str) -> bool:
-        is_new = update_id not in self.raw
-        self.raw.setdefault(update_id, raw)
-        return is_new
+    async def store(self, platform: str, raws: Mapping[int, str]) -> set[int]:
+        new = raws.keys() - self.raw.keys()
+        self.raw = {**raws, **self.raw}
+        return new
 
     async def done(self, platform: str, update_id: int) -> None:
         self.finished.add(update_id)

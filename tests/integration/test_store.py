@@ -220,12 +220,12 @@ async def test_failed_and_cancelled_work_is_not_charged(db: Database) -> None:
 
 async def test_updates_stay_in_the_inbox_until_they_are_done(db: Database) -> None:
     async with db.transaction() as store:
-        assert await store.mail.store("telegram", 2, "two", NOON)
-        assert await store.mail.store("telegram", 1, "one", NOON)
+        assert await store.mail.store("telegram", {2: "two", 1: "one"}, NOON) == {1, 2}
     async with db.transaction() as store:
-        assert not await store.mail.store("telegram", 2, "two again", NOON)
-        assert await store.mail.pending("telegram") == ["one", "two"]
+        assert await store.mail.store("telegram", {2: "two again", 3: "three"}, NOON) == {3}
+        assert await store.mail.pending("telegram") == ["one", "two", "three"]
         await store.mail.done("telegram", 1)
+        await store.mail.done("telegram", 3)
     async with db.transaction() as store:
         assert await store.mail.pending("telegram") == ["two"]
         assert await store.mail.pending("discord") == []
