@@ -5,6 +5,7 @@ Positions are pixel centres: (0, 0) is the centre of the upper left pixel, as Op
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, hypot
 
@@ -12,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.images import clip_box, grow_box
 from engine.mini.chip import chip_matrix, five_points
 from engine.types import Face, Mask, Matrix, Points, Rgb
 
@@ -85,6 +87,25 @@ def blend(below: Rgb, above: NDArray[np.floating] | Rgb, mask: Mask) -> Rgb:
     weight = np.clip(mask, 0, 1)[..., None]
     mixed = np.rint(below + (np.asarray(above, np.float32) - below) * weight)
     return np.where(weight > 0, np.clip(mixed, 0, 255).astype(np.uint8), below)
+
+
+def mixed(below: Rgb, above: Rgb, share: float) -> Rgb:
+    """`share` of `above` over `below` everywhere, rounded."""
+    return np.asarray(cv2.addWeighted(above, share, below, 1 - share, 0), np.uint8)
+
+
+def shrunk(shape: tuple[int, ...], zoom: float) -> Crop:
+    """The whole of a picture of `shape`, `zoom` times as large."""
+    size = max(1, round(shape[1] * zoom)), max(1, round(shape[0] * zoom))
+    shift = (zoom - 1) / 2  # keeps pixel centres over pixel centres
+    return Crop(np.array([[zoom, 0, shift], [0, zoom, shift]], np.float64), size)
+
+
+def found_near(expected: Face, scale: float, rgb: Rgb, search: Callable[[Rgb], list[Face]]) -> list[Face]:
+    """The faces that `search` finds in the box of `expected` grown `scale` times, in the frame of `rgb`."""
+    left, top, right, bottom = clip_box(grow_box(expected.box_xyxy, scale), rgb.shape)
+    back = Crop(np.array([[1, 0, left], [0, 1, top]], np.float64), (rgb.shape[1], rgb.shape[0]))
+    return [back.moved_face(face) for face in search(rgb[top:bottom, left:right])]
 
 
 def chip_crop(face: Face, size: int) -> Crop:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from engine.parsing import FaceParts, skin_of
 from engine.profiles import Profile
 from engine.stages import fuse, harmonise
 from engine.subject import Subject
-from engine.types import Embedding, Face, Mask, Rgb
+from engine.types import Embedding, Face, FaceRecogniser, Mask, Rgb
 
 
 @dataclass(frozen=True)
@@ -23,19 +24,26 @@ class Look:
     rgb: Rgb
     face: Face
     parts: FaceParts
+    recogniser: FaceRecogniser
 
     @staticmethod
     def of(rgb: Rgb, expected: Face, profile: Profile) -> Look:
         """`expected` is where the face should be; where exactly it is, is looked for."""
         face = fuse.nearest_face(rgb, expected, profile.detector)
-        return Look(rgb, face, profile.parse(rgb, face))
+        return Look(rgb, face, profile.parse(rgb, face), profile.recogniser)
 
-    def likeness(self, others: Sequence[Embedding], profile: Profile) -> float:
+    @cached_property
+    def embedding(self) -> Embedding:
+        """Made when it is first asked for: most looks are never compared to anybody."""
+        return self.recogniser.embed(self.rgb, self.face)
+
+    def likeness(self, others: Sequence[Embedding]) -> float:
         """Mean over `others`."""
-        recogniser = profile.recogniser
-        face = fuse.nearest_face(self.rgb, self.face, profile.detector)
-        own = recogniser.embed(self.rgb, face)
-        return round(float(np.mean([recogniser.likeness(own, other) for other in others])), 4)
+        return mean_likeness(self.embedding, others, self.recogniser)
+
+
+def mean_likeness(own: Embedding, others: Sequence[Embedding], recogniser: FaceRecogniser) -> float:
+    return round(float(np.mean([recogniser.likeness(own, other) for other in others])), 4)
 
 
 @dataclass(frozen=True)
@@ -75,11 +83,11 @@ class Scores:
         return round(max(0.0, self.likeness) * self.quality / (1 + self.seam), 4)
 
     @staticmethod
-    def of(look: Look, before: Look, rim: Rim, subject: Subject, profile: Profile) -> Scores:
+    def of(look: Look, before: Look, rim: Rim, subject: Subject) -> Scores:
         wanted = metrics.sharpness(before.rgb, before.parts.face)
         quality = min(1.0, metrics.sharpness(look.rgb, look.parts.face) / max(wanted, 1e-3))
         known = [reference.embedding for reference in subject.references]
-        return Scores(look.likeness(known, profile), round(quality, 3), rim.seam(look.rgb))
+        return Scores(look.likeness(known), round(quality, 3), rim.seam(look.rgb))
 
     def as_json(self) -> dict[str, float]:
         return {"likeness": self.likeness, "quality": self.quality, "seam": self.seam, "worth": self.worth}

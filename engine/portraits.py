@@ -13,7 +13,6 @@ import numpy as np
 
 from engine import metrics
 from engine.config import PortraitConfig
-from engine.crop import blend
 from engine.errors import MissingWeights, NoFaceInTemplate, OutOfGpuMemory, Stopped, UnreadablePicture, UnsafePicture
 from engine.images import read_photo
 from engine.looks import Look, Rim, Scores, WorkedFace
@@ -166,7 +165,7 @@ def make_portraits(
         others=tuple(portraits[1:]),
         faces=len(faces),
         ranks=tuple(pasted),
-        people=tuple(_face_report(work, best, pasted[best], profile, every_stage) for work in works),
+        people=tuple(_face_report(work, best, pasted[best], every_stage) for work in works),
         skipped=skipped,
         encoder=profile.recogniser.name,
         content_check=profile.content_check.name if profile.content_check else None,
@@ -331,19 +330,16 @@ def _fit_to_show(steps: Steps, pictures: Mapping[int, Rgb]) -> dict[int, Rgb]:
     return safe
 
 
-def _face_report(work: WorkedFace, rank: int, pasted: Rgb, profile: Profile, every_stage: bool) -> FaceReport:
+def _face_report(work: WorkedFace, rank: int, pasted: Rgb, every_stage: bool) -> FaceReport:
     """`pasted` is the portrait, made of everybody's candidate of that rank."""
     held_out, best = work.subject.held_out, work.candidates[rank]
-    looks = {
-        "template": work.before,
-        "fused": replace(work.fused, rgb=blend(work.before.rgb, work.fused.rgb, work.mask)),
-        "final": replace(best.look, rgb=work.piece.cut(pasted)),
-    }
+    # Outside of the mask, far from the face, fusion changes nothing that either measure looks at.
+    looks = {"template": work.before, "fused": work.fused, "final": replace(best.look, rgb=work.piece.cut(pasted))}
     trail = {**work.trail, "guard": best.look, "final": looks["final"]} if every_stage else {}
     return FaceReport(
         face=work.number,
-        likeness={name: look.likeness(held_out, profile) for name, look in looks.items()},
-        by_stage={name: look.likeness(held_out, profile) for name, look in trail.items()},
+        likeness={name: look.likeness(held_out) for name, look in looks.items()},
+        by_stage={name: look.likeness(held_out) for name, look in trail.items()},
         compared_to=work.subject.held_out_files,
         seam={name: work.rim.seam(look.rgb) for name, look in looks.items() if name != "template"}
         | {"template": work.rim.natural_step()},

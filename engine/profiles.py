@@ -185,9 +185,8 @@ class MiniProfile:
     @cached_property
     def recogniser(self) -> FaceRecogniser:
         from engine.models.dlib_faces import DlibFaceId
-        from engine.models.remembered_faces import RememberingRecogniser
 
-        return RememberingRecogniser(DlibFaceId())
+        return DlibFaceId()
 
     @cached_property
     def segmenter(self) -> Segmenter:
@@ -210,9 +209,8 @@ class MiniProfile:
     @cached_property
     def fuser(self) -> FaceFuser:
         from engine.models.landmark_fusion import LandmarkFuser
-        from engine.models.remembered_faces import RememberingFuser
 
-        return RememberingFuser(LandmarkFuser())
+        return LandmarkFuser()
 
     @cached_property
     def diffusion(self) -> Diffusion:

@@ -128,9 +128,7 @@ class Sd15Profile:
 
     @cached_property
     def recogniser(self) -> FaceRecogniser:
-        from engine.models.remembered_faces import RememberingRecogniser
-
-        return RememberingRecogniser(self._faces.recogniser)
+        return self._faces.recogniser
 
     @cached_property
     def segmenter(self) -> Segmenter:
@@ -155,9 +153,8 @@ class Sd15Profile:
     def fuser(self) -> FaceFuser:
         """Landmarks, not the reference's network: that one brings a second framework and a non-commercial licence."""
         from engine.models.landmark_fusion import LandmarkFuser
-        from engine.models.remembered_faces import RememberingFuser
 
-        return RememberingFuser(LandmarkFuser())
+        return LandmarkFuser()
 
     @cached_property
     def diffusion(self) -> Diffusion:
@@ -230,7 +227,7 @@ class Sd15Profile:
 
         from engine.models.insightface_faces import CPU, CUDA, InsightFaceFaces
 
-        has_cuda = self._device != "cpu" and CUDA[0] in onnxruntime.get_available_providers()
+        has_cuda = self._device != "cpu" and CUDA[0][0] in onnxruntime.get_available_providers()
         return InsightFaceFaces(self._folder("buffalo_l"), CUDA if has_cuda else CPU)
 
     @cached_property

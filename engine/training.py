@@ -17,11 +17,12 @@ import numpy as np
 from engine import lora
 from engine.config import MAX_PHOTOS, ScoreAgainst, TrainingConfig
 from engine.errors import TooManyPhotos, UnusablePhotos
-from engine.images import write_jpeg, write_whole
+from engine.images import read_photo, write_jpeg, write_whole
 from engine.inspection import PhotoFindings, examine, examine_file, judge
 from engine.progress import Progress, Report, Stage, Stopwatch
 from engine.stages import merge, retouch, segment, train_lora, validate
 from engine.stages.caption import training_caption
+from engine.subject import FoundFaces
 from engine.training_card import training_card
 from engine.types import (
     CheckpointScore,
@@ -262,17 +263,22 @@ def _write_subject(
     profile, config = run.exam.profile, run.exam.config
     shutil.rmtree(files.references, ignore_errors=True)
     lora.save_kohya(files.lora, run.chosen, {"trigger": config.trigger})
-    references = []
+    references, faces, embeddings = [], {}, {}
     for number, photo in enumerate(training, start=1):
-        picture = retouch.surroundings(photo).cut(photo.photo.rgb)
-        write_jpeg(files.references / f"{number:02}.jpg", picture)
+        name, crop = f"{number:02}.jpg", retouch.surroundings(photo)
+        picture = crop.cut(photo.photo.rgb)
+        write_jpeg(files.references / name, picture)
+        faces[name], embeddings[name] = crop.moved_face(photo.face), photo.embedding
         pose, score = photo.face.pose, photo.report.measures["score"]
-        references.append({"file": f"{number:02}.jpg", "yaw": pose.yaw, "pitch": pose.pitch, "score": score})
+        references.append({"file": name, "yaw": pose.yaw, "pitch": pose.pitch, "score": score})
         if photo is result.inspection.reference:
             write_jpeg(files.reference, picture)
+            faces[files.reference.name], embeddings[files.reference.name] = faces[name], embeddings[name]
             digital_id = run.digital_id()
             write_jpeg(files.digital_id, picture if digital_id is None else digital_id)
             write_jpeg(files.card, _card(picture, run, result))
+    for face in profile.detector(read_photo(files.digital_id).rgb)[:1]:
+        faces[files.digital_id.name] = face
     info = {
         **result.as_json(),
         "profile": profile.name,
@@ -285,6 +291,7 @@ def _write_subject(
         "real_likeness": result.real_likeness,
         "copy_paste": _copy_paste(run.chosen_renders, training, held_out),
         "references": references,
+        "found": FoundFaces(faces, embeddings).as_json(),
     }
     write_whole(files.info, json.dumps(info, ensure_ascii=False, indent=1).encode())
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import argparse
 import copy
 import gc
+import json
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from statistics import median
@@ -34,11 +35,12 @@ from engine.diffusion.core import OnStep
 from engine.errors import EngineError
 from engine.images import write_jpeg
 from engine.models.dlib_faces import DlibDetector, DlibFaceId
-from engine.models.remembered_faces import RememberingDetector, RememberingRecogniser
+from engine.models.remembered_faces import RememberingDetector
 from engine.portraits import make_portraits
 from engine.profiles import MiniProfile
 from engine.progress import silent
 from engine.sd15_profile import Sd15Profile, for_small_memory
+from engine.subject import FoundFaces
 from engine.types import Embedding, Face, FaceDetector, FaceRecogniser, Rgb, SubjectFiles
 
 RANK, ALPHA = 128, 64  # of a subject's LoRA, as the reference trains it
@@ -104,7 +106,7 @@ class RandomProfile(Sd15Profile):
         self.shown = 0
         pictures = MiniProfile("cpu")
         self.faces = _CountedFaces(DlibDetector(), DlibFaceId())
-        self._detector, self._recogniser = RememberingDetector(self.faces.detect), RememberingRecogniser(self.faces)
+        self._detector, self._recogniser = RememberingDetector(self.faces), self.faces
         self._fuser, self._enhancer = pictures.fuser, pictures.enhancer
         self.painter: Diffusion = _Whole.of(random_diffusion(device, tiny=tiny))
 
@@ -127,11 +129,17 @@ class _CountedFaces:
         self.name, self.same_person = recogniser.name, recogniser.same_person
         self.seconds, self.calls = 0.0, 0
 
-    def detect(self, rgb: Rgb) -> list[Face]:
+    def __call__(self, rgb: Rgb) -> list[Face]:
         return self._timed(lambda: self._detector(rgb))
+
+    def near(self, rgb: Rgb, expected: Face) -> list[Face]:
+        return self._timed(lambda: self._detector.near(rgb, expected))
 
     def embed(self, rgb: Rgb, face: Face) -> Embedding:
         return self._timed(lambda: self._recogniser.embed(rgb, face))
+
+    def embed_all(self, faces: Sequence[tuple[Rgb, Face]]) -> list[Embedding]:
+        return [self.embed(rgb, face) for rgb, face in faces]
 
     def likeness(self, a: Embedding, b: Embedding) -> float:
         return self._recogniser.likeness(a, b)
@@ -158,8 +166,18 @@ class _Whole(Diffusion):
 
 def _subject(files: SubjectFiles, profile: RandomProfile) -> SubjectFiles:
     """The people of all ID pictures but the first as one subject, with a LoRA of the published size."""
+    faces, embeddings = {}, {}
     for number, photo in enumerate(profile.id_templates()[1:], start=1):
-        write_jpeg(files.references / f"{number:02}.jpg", photo.rgb)
+        name = f"{number:02}.jpg"
+        write_jpeg(files.references / name, photo.rgb)
+        faces[name] = profile.detector(photo.rgb)[0]
+        embeddings[name] = profile.recogniser.embed(photo.rgb, faces[name])
+    info = {
+        "profile": profile.name,
+        "recogniser": profile.recogniser.name,
+        "found": FoundFaces(faces, embeddings).as_json(),
+    }
+    files.info.write_text(json.dumps(info), encoding="utf-8")
     tiny = profile.training.resolution < CANVAS
     diffusion = profile.painter
     places = lora.modules(diffusion)

@@ -16,7 +16,9 @@ from insightface.app import FaceAnalysis
 from insightface.app.common import Face as Found
 from insightface.model_zoo import model_zoo
 from insightface.model_zoo.arcface_onnx import ArcFaceONNX
+from insightface.utils.face_align import norm_crop
 
+from engine.crop import found_near
 from engine.errors import MissingWeights
 from engine.types import Embedding, Face, HeadPose, Points, Rgb
 
@@ -24,14 +26,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Box = tuple[float, float, float, float]
+Provider = str | tuple[str, dict[str, str]]
 
 # The small size finds faces that fill the frame, the large one the rest.
 DETECTION_SIZES = ((128, 128), (640, 640))
+# Where a face is known to be, so many boxes are searched at this size: the face is as large as that of a portrait is in
+# a search of the whole picture.
+NEAR, NEAR_SIZE = 2.0, (320, 320)
 MIN_SCORE = 0.5
 # Two photos of one person in the wild have a cosine of about 0.5, of different people 0.13 and at most 0.35.
 SAME_PERSON = 0.35
 CPU = ("CPUExecutionProvider",)
-CUDA = ("CUDAExecutionProvider", "CPUExecutionProvider")
+# The library would else try every way to convolve at each new size and number of faces, which takes seconds.
+CUDA = (("CUDAExecutionProvider", {"cudnn_conv_algo_search": "HEURISTIC"}), *CPU)
 
 
 class InsightFaceFaces:
@@ -44,7 +51,7 @@ class InsightFaceFaces:
     def __init__(
         self,
         pack: Path,
-        providers: Sequence[str] = CPU,
+        providers: Sequence[Provider] = CPU,
         *,
         recognition: Path | None = None,
         detection_sizes: Sequence[tuple[int, int]] = DETECTION_SIZES,
@@ -66,8 +73,11 @@ class InsightFaceLandmarks:
         self._network = network
 
     def __call__(self, rgb: Rgb, box: Box) -> tuple[Points, HeadPose]:
+        return self.of_bgr(_bgr(rgb), box)
+
+    def of_bgr(self, bgr: Rgb, box: Box) -> tuple[Points, HeadPose]:
         found = Found(bbox=np.array(box, np.float32))
-        points = self._network.get(_bgr(rgb), found)
+        points = self._network.get(bgr, found)
         pitch, yaw, roll = (float(angle) for angle in found["pose"])
         return points[:, :2].astype(np.float32), HeadPose(yaw, pitch, roll)
 
@@ -79,13 +89,22 @@ class InsightFaceDetector:
         self._network, self._landmarks = network, landmarks
 
     def __call__(self, rgb: Rgb) -> list[Face]:
-        boxes, points = self._network.detect(_bgr(rgb))
-        faces = [self._face(rgb, box, five) for box, five in zip(boxes, points, strict=True)]
+        """All faces, largest first."""
+        return self._faces(rgb, None)
+
+    def near(self, rgb: Rgb, expected: Face) -> list[Face]:
+        """One run of the network on a quarter of the pixels, and one of the landmarks' for each face there."""
+        return found_near(expected, NEAR, rgb, lambda piece: self._faces(piece, NEAR_SIZE))
+
+    def _faces(self, rgb: Rgb, size: tuple[int, int] | None) -> list[Face]:
+        bgr = _bgr(rgb)
+        boxes, points = self._network.detect(bgr, input_size=size)
+        faces = [self._face(bgr, box, five) for box, five in zip(boxes, points, strict=True)]
         return sorted(faces, key=lambda face: -face.area)
 
-    def _face(self, rgb: Rgb, found: NDArray[np.float32], points: NDArray[np.float32]) -> Face:
+    def _face(self, bgr: Rgb, found: NDArray[np.float32], points: NDArray[np.float32]) -> Face:
         left, top, right, bottom, score = (float(value) for value in found)
-        landmarks, pose = self._landmarks(rgb, (left, top, right, bottom))
+        landmarks, pose = self._landmarks.of_bgr(bgr, (left, top, right, bottom))
         return Face((left, top, right, bottom), points.astype(np.float32), landmarks, score, pose)
 
 
@@ -98,15 +117,23 @@ class InsightFaceId:
         self.same_person = same_person
 
     def embed(self, rgb: Rgb, face: Face) -> Embedding:
-        vector = self._network.get(_bgr(rgb), Found(kps=face.points)).astype(np.float32)
-        return vector / np.linalg.norm(vector)
+        (embedding,) = self.embed_all([(rgb, face)])
+        return embedding
+
+    def embed_all(self, faces: Sequence[tuple[Rgb, Face]]) -> list[Embedding]:
+        if not faces:
+            return []
+        side = self._network.input_size[0]
+        chips = [_bgr(norm_crop(rgb, face.points, side)) for rgb, face in faces]
+        vectors = self._network.get_feat(chips).astype(np.float32)
+        return [vector / np.linalg.norm(vector) for vector in vectors]
 
     def likeness(self, a: Embedding, b: Embedding) -> float:
         """Cosine, -1..1."""
         return float(np.dot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b)))
 
 
-def _load_pack(folder: Path, providers: Sequence[str], wanted: list[str]) -> dict[str, Any]:
+def _load_pack(folder: Path, providers: Sequence[Provider], wanted: list[str]) -> dict[str, Any]:
     try:
         networks = FaceAnalysis(name=str(folder), allowed_modules=wanted, providers=list(providers)).models
     except AssertionError:  # how it says that it found no detector
@@ -120,7 +147,7 @@ def _load_pack(folder: Path, providers: Sequence[str], wanted: list[str]) -> dic
     return networks
 
 
-def _load_face_id(file: Path, providers: Sequence[str]) -> ArcFaceONNX:
+def _load_face_id(file: Path, providers: Sequence[Provider]) -> ArcFaceONNX:
     if not file.is_file():
         raise MissingWeights(f"{file} is not there: run `python -m engine models fetch` or name another FaceID file")
     network = model_zoo.get_model(str(file), providers=list(providers))

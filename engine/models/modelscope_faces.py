@@ -7,8 +7,11 @@ from typing import Protocol
 
 import numpy as np
 
+from engine.crop import found_near
 from engine.models.modelscope_pipelines import open_pipeline, to_picture
 from engine.types import Face, HeadPose, Points, Rgb
+
+NEAR = 2.5  # boxes: so much is looked at around a face whose place is known
 
 
 class Landmarker(Protocol):
@@ -32,6 +35,9 @@ class RetinaFaceDetector:
             for box, points, score in zip(found["boxes"], found["keypoints"], found["scores"], strict=True)
         ]
         return sorted(faces, key=lambda face: -face.area)
+
+    def near(self, rgb: Rgb, expected: Face) -> list[Face]:
+        return found_near(expected, NEAR, rgb, self)
 
     def _face(self, rgb: Rgb, box: list[float], points: list[float], score: float) -> Face:
         left, top, right, bottom = box

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import cv2
-import numpy as np
 
-from engine.crop import blend
+from engine.crop import mixed
 from engine.types import Enhancer, Rgb
 
 LONGEST = 4096  # px: a picture that would become longer keeps its size
@@ -17,4 +16,4 @@ def enhanced(rgb: Rgb, enhancer: Enhancer, ratio: float) -> Rgb:
     if 2 * max(height, width) > LONGEST:
         return rgb
     plain = cv2.resize(rgb, (2 * width, 2 * height), interpolation=cv2.INTER_CUBIC)
-    return blend(plain, enhancer(rgb), np.full(plain.shape[:2], ratio, np.float32))
+    return mixed(plain, enhancer(rgb), ratio)

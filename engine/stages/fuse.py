@@ -45,5 +45,6 @@ def blend_mask(own: FaceParts, other: FaceParts, ratio: float, unit: float) -> M
 def nearest_face(rgb: Rgb, expected: Face, detector: FaceDetector) -> Face:
     """The face of `rgb` where `expected` is; `expected` itself if the detector does not see it."""
     centre = expected.landmarks.mean(0)
-    near = [f for f in detector(rgb) if np.linalg.norm(f.landmarks.mean(0) - centre) < 0.4 * expected.width]
-    return min(near, key=lambda f: float(np.linalg.norm(f.landmarks.mean(0) - centre)), default=expected)
+    away = [(float(np.linalg.norm(f.landmarks.mean(0) - centre)), f) for f in detector.near(rgb, expected)]
+    distance, nearest = min(away, key=lambda one: one[0], default=(np.inf, expected))
+    return nearest if distance < 0.4 * expected.width else expected

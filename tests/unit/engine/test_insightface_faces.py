@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import socket
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 pytest.importorskip("insightface", reason="needs the production extra")
 
+import onnxruntime
+
+from engine.diffusion import Painting
 from engine.errors import MissingWeights
 from engine.models.insightface_faces import InsightFaceFaces
+from engine.models.lanczos import LanczosEnhancer
+from engine.portraits import make_portraits
+from engine.sd15_profile import Sd15Profile
+from engine.stages.reference import Reference
+from engine.subject import Subject
+from engine.types import Photo
 from tests.stand_ins import insightface_packs as packs
 
 SIDE = 640
@@ -28,6 +40,21 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> InsightFaceFaces:
     return InsightFaceFaces(packs.write_pack(tmp_path_factory.mktemp("pack"), yaw=25, pitch=10, roll=-5))
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each network ran, told by the size of its input."""
+    counted: Counter[str] = Counter()
+    run = onnxruntime.InferenceSession.run
+
+    def counting(self: Any, names: Any, inputs: dict[str, np.ndarray], *more: Any) -> Any:
+        (picture,) = inputs.values()
+        counted[{112: "face id", 192: "landmarks"}.get(picture.shape[2], "detector")] += 1
+        return run(self, names, inputs, *more)
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", counting)
+    return counted
 
 
 def scene(*patches: tuple[tuple[int, int, int], int, int, int]) -> np.ndarray:
@@ -94,6 +121,74 @@ def test_embeddings_are_unit_vectors_and_tell_faces_apart(faces: InsightFaceFace
     assert faces.recogniser.likeness(a, a) == pytest.approx(1, abs=1e-5)
     assert faces.recogniser.likeness(a, b) < 0.9
     assert faces.recogniser.name == "insightface-w600k_r50"
+
+
+def test_several_faces_are_embedded_in_one_run(faces: InsightFaceFaces, runs: Counter[str]) -> None:
+    rng = np.random.default_rng(1)
+    seen = [
+        (rng.integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8), face)
+        for face in faces.detector(scene((packs.CYAN, 64, 64, 16), (packs.MAGENTA, 320, 256, 32)))
+    ]
+    runs.clear()
+    together = faces.recogniser.embed_all(seen)
+    assert runs == {"face id": 1}
+    for (rgb, face), embedding in zip(seen, together, strict=True):
+        assert embedding == pytest.approx(faces.recogniser.embed(rgb, face), abs=1e-5)
+    assert faces.recogniser.embed_all([]) == []
+
+
+def test_a_known_face_is_found_in_one_run_of_the_detector(faces: InsightFaceFaces, runs: Counter[str]) -> None:
+    rgb = scene((packs.MAGENTA, 64, 64, 32), (packs.CYAN, 560, 560, 16))
+    (whole,) = (face for face in faces.detector(rgb) if face.width > 100)
+    assert runs == {"detector": 2, "landmarks": 2}
+    runs.clear()
+    (near,) = faces.detector.near(rgb, whole)
+    assert runs == {"detector": 1, "landmarks": 1}
+    middle, known = near.landmarks.mean(0), whole.landmarks.mean(0)
+    assert np.linalg.norm(middle - known) < 0.1 * whole.width  # the stand-in knows one size only: not all points agree
+
+
+def test_providers_may_carry_options(tmp_path: Path) -> None:
+    """As the CUDA provider does, which no test machine has."""
+    pack = packs.write_pack(tmp_path)
+    providers = [("CPUExecutionProvider", {"arena_extend_strategy": "kSameAsRequested"})]
+    assert len(InsightFaceFaces(pack, providers).detector(scene((packs.MAGENTA, 320, 256, 32)))) == 1
+
+
+class _Portraits(Sd15Profile):
+    """The profile's numbers and stages; fusion and diffusion change a corner, so that the face is still seen."""
+
+    def __init__(self, folder: Path, faces: InsightFaceFaces) -> None:
+        super().__init__(folder, device="cpu")
+        self._found = faces
+
+    detector = property(lambda self: self._found.detector)  # type: ignore[assignment]
+    recogniser = property(lambda self: self._found.recogniser)  # type: ignore[assignment]
+    fuser = property(lambda _: lambda template, *_: template.copy())  # type: ignore[assignment]
+    enhancer = LanczosEnhancer()  # type: ignore[assignment]
+    content_check = None  # type: ignore[assignment]
+    diffusion = SimpleNamespace(  # type: ignore[assignment]
+        painting=lambda request, on_step: Painting(request.image, [request.image.copy()] * request.count)
+    )
+
+
+def test_a_portrait_costs_so_many_runs_of_the_face_networks(
+    tmp_path: Path, faces: InsightFaceFaces, runs: Counter[str]
+) -> None:
+    """A search of the whole template at two sizes, then one in the face's surroundings wherever it may have moved:
+    the piece, three fusions tried, the one taken, the first pass, the second fusion twice, the second pass. Embedded
+    are the tried fusions together, the fusion, four shares of the passes' change (as many as the guard can try), the
+    matched rim, the template and the portrait. The landmarks run once for each face there."""
+    template = Photo("template", scene((packs.MAGENTA, 64, 64, 32)))
+    face = faces.detector(template.rgb)[0]
+    embedding = faces.recogniser.embed(template.rgb, face)
+    references = tuple(Reference(template.rgb, face, embedding + np.float32(k)) for k in (0, 1e-3, 2e-3, 3e-3))
+    subject = Subject(references, face, None, "", (embedding,), ("held-out.jpg",))
+    profile = _Portraits(tmp_path, faces)
+    runs.clear()
+    report = make_portraits(subject, template, profile, profile.portrait)
+    assert report.likeness["final"] > 0.5
+    assert (runs["detector"], runs["face id"]) == (2 + 9, 1 + 1 + 4 + 1 + 1 + 1)
 
 
 def test_another_face_id_file_replaces_the_packs(tmp_path: Path, faces: InsightFaceFaces) -> None:

@@ -22,6 +22,7 @@ from engine.inspection import judge
 from engine.profiles import MiniProfile
 from engine.progress import Progress, Stage, silent
 from engine.stages import merge, retouch, segment, train_lora, validate
+from engine.subject import Subject
 from engine.training import split, train_subject
 from engine.types import InspectedPhoto, Photo, Render, SubjectFiles
 
@@ -254,7 +255,21 @@ def test_the_whole_figure_runs_stops_and_resumes_to_the_same_subject(
     assert one.digital_id.read_bytes() == two.digital_id.read_bytes()
     assert one.card.read_bytes() == two.card.read_bytes()
 
+    class Blind(MiniProfile):
+        """What training saw need not be looked for again."""
+
+        detector = property()  # type: ignore[assignment]
+
+    known = Subject.read(one, Blind("cpu"))
     info = json.loads(one.info.read_text())
+    two.info.write_text(json.dumps({name: value for name, value in info.items() if name != "found"}))
+    searched = Subject.read(two, profile)
+    assert len(known.references) == len(searched.references) == 4
+    for ours, theirs in zip(known.references, searched.references, strict=True):
+        away = np.linalg.norm(ours.face.landmarks - theirs.face.landmarks, axis=1).mean()
+        assert away < 0.03 * theirs.face.width  # the files were cropped and compressed
+        assert profile.recogniser.likeness(ours.embedding, theirs.embedding) > 0.85
+    assert known.digital_id.landmarks == pytest.approx(searched.digital_id.landmarks, abs=0.01)
     assert unbroken.usable == 5
     assert unbroken.steps == 4
     assert [c.step for c in unbroken.checkpoints] == [2, 4]
