@@ -61,16 +61,35 @@ class Crop:
 
     def lift(self, values: Plane, shape: tuple[int, ...]) -> Plane:
         """Canvas values (float32, signed is fine) in the frame of a picture of `shape`; 0 beyond the canvas."""
-        height, width = shape[:2]
-        if self.scale > 1:  # the way back shrinks: take away what would alias
-            values = cv2.GaussianBlur(values, (0, 0), 0.5 * self.scale)
-        flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-        lifted: Plane = cv2.warpAffine(values, self.matrix, (width, height), flags=flags, borderValue=0)
+        lifted = np.zeros((*shape[:2], *values.shape[2:]), np.float32)
+        window = self._shown(shape)
+        lifted[window] = self._lifted(values, window)
         return lifted
 
     def paste(self, picture: Rgb, canvas: Rgb, mask: Mask) -> Rgb:
         """`picture` with `canvas` in it where `mask` (canvas frame) is above 0; every other pixel keeps its bits."""
-        return blend(picture, self.lift(canvas.astype(np.float32), picture.shape), self.lift(mask, picture.shape))
+        result, window = picture.copy(), self._shown(picture.shape)
+        above, weight = self._lifted(canvas.astype(np.float32), window), self._lifted(mask, window)
+        result[window] = blend(picture[window], above, weight)
+        return result
+
+    def _shown(self, shape: tuple[int, ...]) -> tuple[slice, slice]:
+        """Rows and columns of a picture of `shape` beyond which there is nothing of the canvas."""
+        right, bottom = self.size
+        corners = self.to_picture(np.array([[0, 0], [right, 0], [right, bottom], [0, bottom]], np.float32))
+        (x1, y1), (x2, y2) = corners.min(0) - 3, corners.max(0) + 4  # a cubic kernel, and half a canvas pixel
+        left, top, right, bottom = clip_box((float(x1), float(y1), float(x2), float(y2)), shape)
+        return slice(top, bottom), slice(left, right)
+
+    def _lifted(self, values: Plane, window: tuple[slice, slice]) -> Plane:
+        if self.scale > 1:  # the way back shrinks: take away what would alias
+            values = cv2.GaussianBlur(values, (0, 0), 0.5 * self.scale)
+        rows, columns = window
+        matrix = self.matrix.copy()
+        matrix[:, 2] += matrix[:, :2] @ (columns.start, rows.start)
+        flags, size = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP, (columns.stop - columns.start, rows.stop - rows.start)
+        lifted: Plane = cv2.warpAffine(values, matrix, size, flags=flags, borderValue=0)
+        return lifted
 
     def _finer(self) -> tuple[Crop, int]:
         """The same canvas on a grid fine enough to hold every picture pixel, and how many times finer it is."""

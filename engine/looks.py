@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
+import cv2
 import numpy as np
 
 from engine import metrics
 from engine.crop import Crop
-from engine.parsing import FaceParts, skin_of
+from engine.images import clip_box, grow_box
+from engine.parsing import FaceParts, around, skin_of
 from engine.profiles import Profile
 from engine.stages import fuse, harmonise
 from engine.subject import Subject
 from engine.types import Embedding, Face, FaceRecogniser, Mask, Rgb
+
+CHIP = 1.5  # boxes: what encoders of faces look at
+RIM_ROOM = 0.15  # of a face mask's width: four times the widest sigma with which its rim is looked at
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,12 @@ class Look:
     def embedding(self) -> Embedding:
         """Made when it is first asked for: most looks are never compared to anybody."""
         return self.recogniser.embed(self.rgb, self.face)
+
+    def shown_in(self, rgb: Rgb) -> Look:
+        """The look of the same face in `rgb`; this one where no encoder of faces could tell them apart."""
+        left, top, right, bottom = clip_box(grow_box(self.face.box_xyxy, CHIP), rgb.shape)
+        is_same = np.array_equal(rgb[top:bottom, left:right], self.rgb[top:bottom, left:right])
+        return self if is_same else replace(self, rgb=rgb)
 
     def likeness(self, others: Sequence[Embedding]) -> float:
         """Mean over `others`."""
@@ -60,13 +71,29 @@ class Rim:
         return Rim(before.rgb, np.maximum(before.parts.face, fused.parts.face), skin)
 
     def seam(self, rgb: Rgb) -> float:
-        return round(metrics.seam(rgb, self.template, self.face, self.skin), 2)
+        seen = self._seen
+        return round(metrics.seam(rgb[seen], self.template[seen], self.face[seen], self.skin[seen]), 2)
 
     def natural_step(self) -> float:
-        return round(metrics.natural_step(self.template, self.face, self.skin), 2)
+        seen = self._seen
+        return round(metrics.natural_step(self.template[seen], self.face[seen], self.skin[seen]), 2)
 
     def matched(self, rgb: Rgb, face: Face) -> Rgb:
-        return harmonise.rim_matched(rgb, self.template, self.face, self.skin, skin_of(rgb, face), face.width)
+        rows, columns = seen = self._seen
+        there = replace(face, landmarks=face.landmarks - np.array([columns.start, rows.start], np.float32))
+        piece, own_skin = rgb[seen], skin_of(rgb[seen], there)
+        result = rgb.copy()
+        result[seen] = harmonise.rim_matched(
+            piece, self.template[seen], self.face[seen], self.skin[seen], own_skin, face.width
+        )
+        return result
+
+    @cached_property
+    def _seen(self) -> tuple[slice, slice]:
+        """Rows and columns beyond which nothing is looked at: no blur of either measure reaches farther."""
+        x, y, width, height = cv2.boundingRect((self.face > 0.5).astype(np.uint8))
+        corners = np.array([[x, y], [x + width, y + height]], np.float32)
+        return around(corners, RIM_ROOM * max(width, 1), self.face.shape)
 
 
 @dataclass(frozen=True)

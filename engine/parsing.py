@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil, floor
 
 import cv2
 import numpy as np
 
+from engine.images import clip_box
 from engine.skin import skin_likeness
 from engine.types import Face, Mask, Points, Rgb
 
@@ -38,20 +40,30 @@ Parser = Callable[[Rgb, Face], FaceParts]
 
 def parse_by_landmarks(rgb: Rgb, face: Face) -> FaceParts:
     """The parts of `face`, a face of `rgb`."""
-    p = face.landmarks
-    up = (p[17:27].mean(0) - p[48:60].mean(0)) * FOREHEAD
-    whole = _hull(rgb, np.concatenate([p[0:27], p[17:27] + up]))
-    eyes = np.maximum(_hull(rgb, p[36:42]), _hull(rgb, p[42:48]))
-    brows = np.maximum(_hull(rgb, p[17:22]), _hull(rgb, p[22:27]))
-    lips = _hull(rgb, p[48:60])
-    around = grown(np.maximum(np.maximum(eyes, brows), lips), 0.03 * face.width)
-    skin = whole * (1 - around) * (skin_of(rgb, face) > 0.5)
-    return FaceParts(whole, eyes, lips, _hull(rgb, p[27:36]), skin)
+    up = (face.landmarks[17:27].mean(0) - face.landmarks[48:60].mean(0)) * FOREHEAD
+    outline = np.concatenate([face.landmarks[0:27], face.landmarks[17:27] + up])
+    rows, columns = window = around(outline, 0.05 * face.width, rgb.shape)  # only there is anything but 0
+    origin = np.array([columns.start, rows.start], np.float32)
+    piece, p = rgb[window], face.landmarks - origin
+    whole = _hull(piece, outline - origin)
+    eyes = np.maximum(_hull(piece, p[36:42]), _hull(piece, p[42:48]))
+    brows = np.maximum(_hull(piece, p[17:22]), _hull(piece, p[22:27]))
+    lips = _hull(piece, p[48:60])
+    features = grown(np.maximum(np.maximum(eyes, brows), lips), 0.03 * face.width)
+    skin = whole * (1 - features) * (_skin(piece, p) > 0.5)
+    return FaceParts(*(_laid_in(part, window, rgb.shape) for part in (whole, eyes, lips, _hull(piece, p[27:36]), skin)))
 
 
 def skin_of(rgb: Rgb, face: Face) -> Mask:
     """How much each pixel of the picture (0..1, inside the face or not) looks like the skin of `face`."""
-    return skin_likeness(cv2.cvtColor(rgb.astype(np.float32) / 255, cv2.COLOR_RGB2LAB), face.landmarks)
+    return _skin(rgb, face.landmarks)
+
+
+def around(points: Points, room: float, shape: tuple[int, ...]) -> tuple[slice, slice]:
+    """Rows and columns of a picture of `shape` that hold `points` with `room` pixels around; at least one of each."""
+    (left, top), (right, bottom) = points.min(0) - room, points.max(0) + room
+    x1, y1, x2, y2 = clip_box((floor(left), floor(top), ceil(right) + 1, ceil(bottom) + 1), shape)
+    return slice(y1, y2), slice(x1, x2)
 
 
 def grown(mask: Mask, by: float) -> Mask:
@@ -64,6 +76,16 @@ def grown(mask: Mask, by: float) -> Mask:
 def closed(mask: Mask, by: float) -> Mask:
     """Gaps narrower than `by` pixels filled."""
     return grown(grown(mask, by / 2), -by / 2)
+
+
+def _skin(rgb: Rgb, landmarks: Points) -> Mask:
+    return skin_likeness(cv2.cvtColor(rgb.astype(np.float32) / 255, cv2.COLOR_RGB2LAB), landmarks)
+
+
+def _laid_in(part: Mask, window: tuple[slice, slice], shape: tuple[int, ...]) -> Mask:
+    mask = np.zeros(shape[:2], np.float32)
+    mask[window] = part
+    return mask
 
 
 def _hull(rgb: Rgb, points: Points) -> Mask:

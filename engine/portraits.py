@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -334,7 +334,7 @@ def _face_report(work: WorkedFace, rank: int, pasted: Rgb, every_stage: bool) ->
     """`pasted` is the portrait, made of everybody's candidate of that rank."""
     held_out, best = work.subject.held_out, work.candidates[rank]
     # Outside of the mask, far from the face, fusion changes nothing that either measure looks at.
-    looks = {"template": work.before, "fused": work.fused, "final": replace(best.look, rgb=work.piece.cut(pasted))}
+    looks = {"template": work.before, "fused": work.fused, "final": best.look.shown_in(work.piece.cut(pasted))}
     trail = {**work.trail, "guard": best.look, "final": looks["final"]} if every_stage else {}
     return FaceReport(
         face=work.number,

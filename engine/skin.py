@@ -20,7 +20,8 @@ def skin_likeness(lab: NDArray[np.float32], landmarks: Points) -> Mask:
         return np.ones(lab.shape[:2], np.float32)
     middle = np.median(sample, 0)
     spread = np.maximum(1.48 * np.median(np.abs(sample - middle), 0), LEAST_SPREAD)
-    away = np.sqrt((((lab - middle) / spread) ** 2).mean(-1))
+    off = (lab - middle.astype(np.float32)) * (1 / spread).astype(np.float32)
+    away = np.sqrt(cv2.transform(off * off, np.full((1, 3), 1 / 3, np.float32)))  # numpy's mean of three is slow
     return np.clip((FAR - away) / (FAR - NEAR), 0, 1).astype(np.float32)
 
 

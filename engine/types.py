@@ -146,7 +146,7 @@ class SubjectFiles:
     `lora.safetensors` (kohya layout), `reference.jpg` (best photo), `digital_id.jpg` (best validation render),
     `card.jpg` (how the training went, as a picture for the person),
     `references/*.jpg` (usable photos, cropped, for choosing the best one for a template), `subject.json` (measures,
-    held-out embeddings, trigger word, profile).
+    trigger word, profile, held-out embeddings, and the faces and embeddings of the pictures here).
     """
 
     folder: Path

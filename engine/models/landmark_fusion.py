@@ -17,6 +17,7 @@ from scipy.interpolate import RBFInterpolator
 
 from engine.errors import FusionFailed
 from engine.models.mean_head import HeadView, with_forehead
+from engine.parsing import around
 from engine.skin import skin_likeness
 from engine.types import Face, Mask, Points, Rgb
 
@@ -30,6 +31,7 @@ LIPS = slice(48, 60)
 SHAPE = 0.85  # how far the template's geometry gives way to the subject's; 0 keeps the template's
 GRID = 56  # nodes along the longer side of a warp; between them it is interpolated
 SMALL = 160  # face width in pixels at which light and colours are compared: they are low frequencies
+INNER = 0.2  # so far around its points the reference may show (a beard), share of the face width
 REACH = 0.45  # the template is bent up to this share of the face width beyond the face
 LIGHT = 0.85  # share of the template's low-frequency light that replaces the reference's
 DARKER = 1.8
@@ -64,13 +66,11 @@ class LandmarkFuser:
         patch = _Patch.around(view.project(own), template.shape)
         goal = view.project(own + self.shape * (subject - own)) - patch.origin
         below = _bent(patch.cut(template), view.project(own) - patch.origin, goal)
-        warp = _Warp(source.project(subject), goal, view.scale / source.scale, _stiffness(angle))
-        face = _warped(reference, warp, below.shape)
-        lab_below, lab_face = (cv2.cvtColor(picture, cv2.COLOR_RGB2LAB) for picture in (below, face))
-        skin_below, skin_face = skin_likeness(lab_below, goal), skin_likeness(lab_face, goal)
-        lit = cv2.cvtColor(_relit(lab_face, lab_below, skin_face * skin_below, goal), cv2.COLOR_LAB2RGB)
-        alpha = np.maximum(_alpha(goal, skin_below, skin_face), _beard_below(goal, skin_face, lab_face[..., 0]))
-        return patch.put(template, below + (lit - below) * alpha[..., None])
+        inner = around(goal, INNER * _width(goal), below.shape)
+        at = goal - np.array([inner[1].start, inner[0].start], np.float32)
+        warp = _Warp(source.project(subject), at, view.scale / source.scale, _stiffness(angle))
+        below[inner] = _laid_over(below[inner], reference, warp)
+        return patch.put(template, below)
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,16 @@ def _grid(shape: tuple[int, ...]) -> tuple[Points, tuple[int, int]]:
 def _dense(nodes: Plane, grid: tuple[int, int], shape: tuple[int, ...]) -> Plane:
     field = nodes.reshape(*grid, -1).astype(np.float32)
     return cv2.resize(field, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
+
+
+def _laid_over(below: Plane, reference: Rgb, warp: _Warp) -> Plane:
+    """The reference's face at `warp.goal` of `below`, in its light, as far as it shows."""
+    goal, face = warp.goal, _warped(reference, warp, below.shape)
+    lab_below, lab_face = (cv2.cvtColor(picture, cv2.COLOR_RGB2LAB) for picture in (below, face))
+    skin_below, skin_face = skin_likeness(lab_below, goal), skin_likeness(lab_face, goal)
+    lit = cv2.cvtColor(_relit(lab_face, lab_below, skin_face * skin_below, goal), cv2.COLOR_LAB2RGB)
+    alpha = np.maximum(_alpha(goal, skin_below, skin_face), _beard_below(goal, skin_face, lab_face[..., 0]))
+    return np.asarray(below + (lit - below) * alpha[..., None], np.float32)
 
 
 @dataclass(frozen=True)
@@ -215,7 +225,8 @@ def _base(lab: Plane, weight: Mask, radius: float) -> Plane:
     """The light on a face: `lab` smoothed over what counts; over larger distances where little does."""
     mean = (lab * weight[..., None]).sum((0, 1)) / weight.sum()
     far, near = _spread(lab, weight, 3 * radius), _spread(lab, weight, radius)
-    trust = np.clip(cv2.GaussianBlur(weight, (0, 0), radius) / 0.25, 0, 1)[..., None]
+    trust = cv2.GaussianBlur(weight, (0, 0), radius, borderType=cv2.BORDER_CONSTANT)[..., None]
+    trust = np.clip(trust / 0.25, 0, 1)
     return mean + LIGHT * (far + (near - far) * trust - mean)
 
 
@@ -226,7 +237,8 @@ def _spread(values: Plane, weight: Mask, radius: float) -> Plane:
     coarse = max(1, int(radius / COARSE))
     small = max(1, round(size[0] / coarse)), max(1, round(size[1] / coarse))
     both = cv2.resize(np.dstack([values * weight[..., None], weight]), small, interpolation=cv2.INTER_AREA)
-    both = cv2.GaussianBlur(both, (0, 0), radius * small[0] / size[0], sigmaY=radius * small[1] / size[1])
+    sigma = radius * small[0] / size[0], radius * small[1] / size[1]
+    both = cv2.GaussianBlur(both, (0, 0), sigma[0], sigmaY=sigma[1], borderType=cv2.BORDER_CONSTANT)
     both = cv2.resize(both, size, interpolation=cv2.INTER_CUBIC)
     return both[..., :-1] / (both[..., -1:] + 1e-12)
 
@@ -274,5 +286,5 @@ def _beard_below(goal: Points, skin_face: Mask, lightness: Plane) -> Mask:
 
 def _soft(mask: Mask, radius: float) -> Mask:
     """`mask` with an edge that fades inwards only: 0 on its border and beyond."""
-    eroded = cv2.erode(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * int(2 * radius) + 1,) * 2))
-    return cv2.GaussianBlur(eroded, (0, 0), max(radius, 0.5))
+    inside = cv2.distanceTransform((mask > 0.5).astype(np.uint8), cv2.DIST_L2, 5)
+    return cv2.GaussianBlur((inside > 2 * radius).astype(np.float32), (0, 0), max(radius, 0.5))

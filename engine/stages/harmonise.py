@@ -32,15 +32,16 @@ def colour_shifted(picture: Rgb, skin: Mask, target: Rgb, target_skin: Mask, whe
     """
     if skin.max() == 0 or target_skin.max() == 0 or where.max() == 0:
         return picture
-    lab = cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-    mean, spread = _statistics(lab[skin > 0])
-    target_mean, target_spread = _statistics(
-        cv2.cvtColor(target.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[target_skin > 0]
-    )
-    shifted = (lab - mean) * np.clip(target_spread / spread, *GAIN) + target_mean
-    rgb = cv2.cvtColor(shifted.astype(np.float32), cv2.COLOR_LAB2RGB) * 255
+    mean, spread = _statistics(_lab(picture[skin > 0]))
+    target_mean, target_spread = _statistics(_lab(target[target_skin > 0]))
     size = max(1, round(BLUR * min(picture.shape[:2]) / 512))
-    return blend(picture, rgb, cv2.blur(where * skin, (size, size)) * cv2.blur(skin, (3, 3)))
+    seen = _around(skin, size + 3)  # beyond the blur of the skin nothing changes
+    piece, skin, where = picture[seen], skin[seen], where[seen]
+    shifted = (_lab(piece) - mean) * np.clip(target_spread / spread, *GAIN) + target_mean
+    rgb = cv2.cvtColor(shifted.astype(np.float32), cv2.COLOR_LAB2RGB) * 255
+    result = picture.copy()
+    result[seen] = blend(piece, rgb, cv2.blur(where * skin, (size, size)) * cv2.blur(skin, (3, 3)))
+    return result
 
 
 def colours_held(painted: Rgb, before: Rgb, width: float) -> Rgb:
@@ -80,6 +81,18 @@ def rim_matched(picture: Rgb, template: Rgb, face: Mask, skin: Mask, own_skin: M
         rgb = cv2.cvtColor(lab.astype(np.float32), cv2.COLOR_LAB2RGB) * 255
         picture = blend(picture, rgb, (fade > 0).astype(np.float32))
     return picture
+
+
+def _lab(rgb: Rgb) -> NDArray[np.float32]:
+    """(..., 3) of a picture, or of a list of pixels."""
+    rows = rgb[:, None] if rgb.ndim == 2 else rgb
+    return cv2.cvtColor(rows.astype(np.float32) / 255, cv2.COLOR_RGB2LAB).reshape(rgb.shape)
+
+
+def _around(mask: Mask, room: int) -> tuple[slice, slice]:
+    """Rows and columns that hold all of `mask` that is not 0, and `room` pixels around."""
+    x, y, width, height = cv2.boundingRect((mask != 0).astype(np.uint8))
+    return slice(max(0, y - room), y + height + room), slice(max(0, x - room), x + width + room)
 
 
 def _statistics(lab: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
@@ -45,6 +46,20 @@ def test_pasting_leaves_every_bit_where_the_mask_is_zero() -> None:
     untouched = crop.lift(mask, picture.shape) == 0
     assert np.array_equal(pasted[untouched], picture[untouched])
     assert (pasted[70, 70] == 0).all()
+
+
+@pytest.mark.parametrize("degrees", [0.0, 25.0])
+@pytest.mark.parametrize("scale", [0.4, 1.0, 1.7])
+def test_what_goes_back_is_worked_out_only_where_the_canvas_lies(degrees: float, scale: float) -> None:
+    """As if the whole picture had been drawn, also where the canvas reaches beyond it."""
+    values = cv2.GaussianBlur(noise(64, 80).astype(np.float32), (0, 0), 2)
+    matrix = cv2.getRotationMatrix2D((70.0, 40.0), degrees, scale)
+    crop = Crop(matrix, (80, 64))
+    soft = cv2.GaussianBlur(values, (0, 0), 0.5 * scale) if scale > 1 else values
+    whole = cv2.warpAffine(soft, matrix, (300, 200), flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP)
+    away = np.abs(crop.lift(values, (200, 300, 3)) - whole)
+    assert away.mean() < 0.1
+    assert away.max() < 5  # of 255, at the canvas's edge: OpenCV places points to 1/32 pixel
 
 
 def test_points_find_their_way_to_the_canvas_and_back() -> None:

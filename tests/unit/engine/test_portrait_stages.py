@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from engine import metrics
+from engine.looks import Rim
 from engine.models.lanczos import LanczosEnhancer
 from engine.models.mini_controls import MiniControls
-from engine.parsing import closed, grown, parse_by_landmarks
+from engine.parsing import closed, grown, parse_by_landmarks, skin_of
 from engine.provenance import SOURCE_TYPE, write_portrait
 from engine.stages import control, enhance, fuse, guard, harmonise, inpaint, makeup, paste_back
 from engine.stages.reference import Reference, mirrored, ranked_references
@@ -26,8 +28,6 @@ SKIN, HAIR, LIPS = (200, 160, 140), (40, 30, 25), (170, 60, 60)
 @pytest.fixture
 def drawn() -> tuple[Rgb, Face]:
     """A face of flat colours: skin, dark eyes, red lips, dark hair above."""
-    import cv2
-
     face = face_of(seen_head(0))
     rgb = np.full((600, 600, 3), (90, 110, 130), np.uint8)
     hull = cv2.convexHull(np.round(face.landmarks).astype(np.int32))
@@ -289,6 +289,27 @@ def test_matching_the_rim_takes_the_seam_off_and_keeps_the_middle_and_what_is_no
     assert np.array_equal(matched[parts.face == 0], pale[parts.face == 0])
     chin = tuple(np.round(face.landmarks[8]).astype(int)[::-1])
     assert np.abs(matched[chin[0] - 8, chin[1]].astype(int) - pale[chin[0] - 8, chin[1]]).max() <= 2
+
+
+def test_parts_and_rim_are_the_same_in_a_larger_picture(drawn: tuple[Rgb, Face]) -> None:
+    """Both are worked out around the face only."""
+    rgb, face = drawn
+    rgb = np.clip(rgb.astype(int) + np.random.default_rng(0).integers(-9, 10, rgb.shape), 0, 255).astype(np.uint8)
+    room = 150
+    large = cv2.copyMakeBorder(rgb, room, room, room, room, cv2.BORDER_CONSTANT, value=(0, 255, 0))
+    moved = replace(face, landmarks=face.landmarks + np.float32(room))
+    parts, others = parse_by_landmarks(rgb, face), parse_by_landmarks(large, moved)
+    for name in ("face", "eyes", "lips", "nose", "skin"):
+        padded = np.pad(getattr(parts, name), room)
+        assert np.array_equal(padded, getattr(others, name)), name
+    pale = rgb.copy()
+    pale[parts.face > 0] = np.minimum(pale[parts.face > 0], 215) + 40
+    rim = Rim(rgb, parts.face, np.ones(rgb.shape[:2], np.float32))
+    arguments = (rgb, rim.face, rim.skin)
+    assert rim.seam(pale) == pytest.approx(metrics.seam(pale, *arguments), abs=0.01) != 0
+    whole = harmonise.rim_matched(pale, *arguments, skin_of(pale, face), face.width)
+    assert np.abs(rim.matched(pale, face).astype(int) - whole).max() <= 1
+    assert not np.array_equal(whole, pale)
 
 
 def test_enhancing_doubles_pictures_and_leaves_very_large_ones() -> None:
