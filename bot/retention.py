@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 _EVERY_S = 3600.0
 _EVENTS_KEPT = timedelta(days=3)  # platforms repeat an event within minutes or hours
 _JOBS_KEPT = timedelta(days=60)
+_AT_ONCE = 200  # rows, or keys, that one transaction looks at
 
 
 class Retention:
@@ -48,25 +49,37 @@ class Retention:
 
     async def expire(self) -> None:
         """Old collections, portraits, unused subjects, and records that nobody needs."""
+        while await self._expire_some():
+            pass
+        async with self._parts.db.transaction() as store:
+            await _expire_records(store, self._parts.clock())
+
+    async def _expire_some(self) -> bool:
+        """A few at a time, so that nobody who talks to the bot waits for it; whether there may be more."""
         settings, now, blobs = self._parts.settings, self._parts.clock(), list[str]()
         async with self._parts.db.transaction() as store:
-            for session_id in await store.collections.idle_since(now - timedelta(days=settings.keep_collections_days)):
+            idle_since = now - timedelta(days=settings.keep_collections_days)
+            collections = await store.collections.idle_since(idle_since, _AT_ONCE)
+            for session_id in collections:
                 stored = await store.collections.get(session_id)
-                photos = await store.collections.drop(session_id)
-                blobs += [photo_key(stored.user_id, photo) for photo in photos] if stored else []
+                dropped = await store.collections.drop(session_id)
+                blobs += [photo_key(stored.user_id, photo) for photo in dropped] if stored else []
             warned = now - timedelta(days=settings.warn_days)
-            for portrait_id in await store.expiry.portraits(now - timedelta(days=settings.keep_portraits_days), warned):
+            older_than = now - timedelta(days=settings.keep_portraits_days)
+            portraits = await store.expiry.portraits(older_than, warned, _AT_ONCE)
+            for portrait_id in portraits:
                 portrait = await store.library.portrait(portrait_id)
                 blobs += [portrait.view.key] if portrait else []
                 await store.library.delete("portrait", portrait_id)
             unused_since = now - timedelta(days=settings.keep_subjects_days)
-            for user_id, subject_id in await store.expiry.subjects(unused_since, warned):
+            subjects = await store.expiry.subjects(unused_since, warned, _AT_ONCE)
+            for user_id, subject_id in subjects:
                 blobs.append(subject_prefix(user_id, subject_id))
                 photos = await store.library.delete_subject(subject_id)
                 blobs += [photo_key(user_id, photo) for photo in photos]
-            await _expire_records(store, now)
         for key in blobs:
             await self._parts.blobs.delete_prefix(key)
+        return _AT_ONCE in (len(collections), len(portraits), len(subjects))
 
     async def warn(self) -> None:
         """Tells everybody what of theirs will be deleted soon. Who cannot be written to is not waited for."""
@@ -98,11 +111,11 @@ class Retention:
         return len(doomed)
 
     async def _stray(self) -> set[str]:
-        keys = await self._parts.blobs.keys("users")
-        async with self._parts.db.transaction() as store:
-            users = await store.people.all_ids()
-            owned = await _owned(store)
-        return {key for key in keys if not _is_owned(key, users, owned)}
+        keys, stray = await self._parts.blobs.keys("users"), set[str]()
+        for first in range(0, len(keys), _AT_ONCE):
+            async with self._parts.db.reading() as store:
+                stray |= await _stray_among(store, keys[first : first + _AT_ONCE])
+        return stray
 
 
 async def _expire_records(store: Store, now: datetime) -> None:
@@ -114,22 +127,30 @@ async def _expire_records(store: Store, now: datetime) -> None:
     await store.operations.delete_grants_before(now - _EVENTS_KEPT)
 
 
-async def _owned(store: Store) -> dict[str, set[str]]:
-    """The ids that somebody needs, by the part of the key that names their kind."""
-    training = {job.subject_id for job in await store.jobs.all_open() if job.kind == "train" and job.subject_id}
-    return {
-        "photos": await store.collections.all_stored(),
-        "templates": await store.library.all_ids("template"),
-        "subjects": await store.library.all_ids("subject") | training,
-        "jobs": await store.jobs.living_ids(),
-        EXPORTS: set(),  # fetched by now, or asked for again
-    }
+async def _stray_among(store: Store, keys: list[str]) -> set[str]:
+    """Those of the keys `users/<user>/<kind>/<id>…` that no row knows; anything of another shape is left alone."""
+    parts = {key: key.split("/") for key in keys}
+    asked = {key: (p[1], p[2], p[3].partition(".")[0]) for key, p in parts.items() if len(p) > 3}
+    users = await store.people.known_among({user for user, _, _ in asked.values()})
+    ids: dict[str, set[str]] = {}
+    for _, kind, name in asked.values():
+        ids.setdefault(kind, set()).add(name)
+    owned = {kind: await _owned_among(store, kind, names) for kind, names in ids.items()}
+    return {key for key, (user, kind, name) in asked.items() if user not in users or name not in owned[kind]}
 
 
-def _is_owned(key: str, users: set[str], owned: dict[str, set[str]]) -> bool:
-    """`users/<user>/<kind>/<id>…`; anything of another shape is left alone."""
-    parts = key.split("/")
-    if len(parts) < 4:
-        return True
-    user, kind, name = parts[1], parts[2], parts[3].partition(".")[0]
-    return user in users and (kind not in owned or name in owned[kind])
+async def _owned_among(store: Store, kind: str, names: set[str]) -> set[str]:
+    """Those of the ids of a kind that somebody needs."""
+    match kind:
+        case "photos":
+            return await store.collections.stored_among(names)
+        case "templates":
+            return await store.library.known_among("template", names)
+        case "subjects":
+            return await store.library.known_among("subject", names) | await store.jobs.learning_among(names)
+        case "jobs":
+            return await store.jobs.needed_among(names)
+        case _ if kind == EXPORTS:
+            return set()  # fetched by now, or asked for again
+        case _:
+            return names

@@ -184,8 +184,10 @@ class Collections:
         await self._session.execute(update(t.Photo).where(t.Photo.session_id == session_id).values(is_stored=False))
         return photos
 
-    async def all_stored(self) -> set[str]:
-        return set(await self._session.scalars(select(t.Photo.id).where(t.Photo.is_stored)))
+    async def stored_among(self, photo_ids: set[str]) -> set[str]:
+        """Those of the photos whose pictures are kept."""
+        query = select(t.Photo.id).where(t.Photo.id.in_(photo_ids), t.Photo.is_stored)
+        return set(await self._session.scalars(query))
 
     async def stored_photos(self, user_id: str) -> list[str]:
         query = select(t.Photo.id).where(t.Photo.user_id == user_id, t.Photo.is_stored)
@@ -201,9 +203,9 @@ class Collections:
             )
         )
 
-    async def idle_since(self, moment: datetime) -> list[str]:
-        """Collections that nobody has touched or trained since."""
-        query = select(t.Session.id).where(t.Session.state == "collecting", t.Session.touched_at < moment)
+    async def idle_since(self, moment: datetime, limit: int) -> list[str]:
+        """Some of the collections that nobody has touched or trained since."""
+        query = select(t.Session.id).where(t.Session.state == "collecting", t.Session.touched_at < moment).limit(limit)
         return list(await self._session.scalars(query))
 
     async def _collection(self, row: t.Session) -> Collection:

@@ -131,11 +131,18 @@ class Jobs:
         # Literally the condition of the partial index: with a parameter in it SQLite reads every job.
         return await self._find(t.Job.status.not_in(_OPEN), text("shown <> 'yes'"))
 
-    async def living_ids(self) -> set[str]:
-        """Jobs whose blobs somebody needs: open ones, and those with portraits."""
-        with_portraits = select(t.Portrait.job_id)
-        query = select(t.Job.id).where(t.Job.status.in_(_OPEN) | t.Job.id.in_(with_portraits))
+    async def needed_among(self, job_ids: set[str]) -> set[str]:
+        """Those of the jobs whose blobs somebody needs: open ones, and those with portraits."""
+        has_portraits = exists().where(t.Portrait.job_id == t.Job.id)
+        query = select(t.Job.id).where(t.Job.id.in_(job_ids), t.Job.status.in_(_OPEN) | has_portraits)
         return set(await self._session.scalars(query))
+
+    async def learning_among(self, subject_ids: set[str]) -> set[str]:
+        """Those of the subjects-to-be whose training is not final."""
+        query = select(t.Job.subject_id).where(
+            t.Job.status.in_(_OPEN), t.Job.kind == "train", t.Job.subject_id.in_(subject_ids)
+        )
+        return {subject_id for subject_id in await self._session.scalars(query) if subject_id}
 
     async def unsent(self) -> set[str]:
         """Jobs that the relay has yet to hand to arq."""

@@ -48,8 +48,10 @@ class Library:
         table = _TABLES[what]
         await self._session.execute(delete(table).where(table.id == thing_id))
 
-    async def all_ids(self, what: Thing) -> set[str]:
-        return set(await self._session.scalars(select(_TABLES[what].id)))
+    async def known_among(self, what: Thing, ids: set[str]) -> set[str]:
+        """Those of the ids that there are."""
+        table = _TABLES[what]
+        return set(await self._session.scalars(select(table.id).where(table.id.in_(ids))))
 
     # --- subjects ---
 

@@ -73,6 +73,9 @@ class People:
     async def all_ids(self) -> set[str]:
         return set(await self._session.scalars(select(t.User.id)))
 
+    async def known_among(self, user_ids: set[str]) -> set[str]:
+        return set(await self._session.scalars(select(t.User.id).where(t.User.id.in_(user_ids))))
+
     async def key(self, user_id: str) -> str | None:
         """The user's wrapped key."""
         return await self._session.scalar(select(t.UserKey.wrapped).where(t.UserKey.user_id == user_id))

@@ -76,9 +76,11 @@ class Visitor:
         async def is_shown() -> bool:
             return CHECKING not in words(newest())
 
-        await self._until("the message with the verdicts", is_shown, ANSWER_S)
-        await asyncio.sleep(READ_S)
-        return newest()
+        while True:  # an edit that was on its way may still say that the photos are looked at
+            await self._until("the message with the verdicts", is_shown, ANSWER_S)
+            await asyncio.sleep(READ_S)
+            if await is_shown():
+                return newest()
 
     async def press(self, message: Json, action: str) -> None:
         button = _button(message, action)

@@ -85,7 +85,8 @@ async def test_nothing_is_deleted_unwarned_although_the_bot_was_away(bench: BotB
     await after(bench, 103.1)
     assert not await portraits(bench)
     async with bench.parts.db.transaction() as store:
-        assert not await store.library.all_ids("subject")
+        [user_id] = await store.people.all_ids()
+        assert not await store.library.subjects(user_id)
 
 
 async def test_a_model_that_is_used_is_not_idle(bench: BotBench) -> None:
@@ -95,7 +96,8 @@ async def test_a_model_that_is_used_is_not_idle(bench: BotBench) -> None:
     await bench.portrait()
     await after(bench, 95)
     async with bench.parts.db.transaction() as store:
-        assert await store.library.all_ids("subject")
+        [user_id] = await store.people.all_ids()
+        assert await store.library.subjects(user_id)
 
 
 async def test_who_has_left_is_not_waited_for(bench: BotBench) -> None:

@@ -156,7 +156,7 @@ async def test_forgetting_one_user_takes_all_of_theirs_and_nothing_of_others(db:
         assert other is not None
         assert await store.library.count_portraits(other.user_id) == 1
         assert len(await store.jobs.all_open()) == 1
-        assert len(await store.collections.all_stored()) == 1
+        assert len(await store.collections.stored_photos(other.user_id)) == 1
 
 
 async def test_verdicts_belong_to_the_state_that_was_judged(db: Database) -> None:

@@ -83,14 +83,20 @@ async def _people(people: int, updates: int, think_s: float) -> list[str]:
 def _report(measured: Measured, people: int) -> list[str]:
     rate = measured.updates / measured.seconds
     _say(f"\n{people} people, {measured.updates} updates in {measured.seconds:.0f} s ({rate:.0f} a second); ")
-    _say(f"{1000 * measured.processor_s / measured.updates:.0f} ms of the bot's processor time for each\n\n")
-    _say("| answer to | count | median, s | p95, s | worst, s |\n|---|---|---|---|---|\n")
+    _say(f"{1000 * measured.processor_s / measured.updates:.1f} ms of the bot's processor time for each, ")
+    _say(
+        f"{1000 * measured.own_processor_s / measured.updates:.1f} ms of this program's (people, Telegram's server)\n\n"
+    )
+    _say("| answer to | count | median, s | p95, s | p99, s | worst, s |\n|---|---|---|---|---|---|\n")
     broken = []
     for kind, times in measured.answers.items():
-        cells = " | ".join(f"{quantile(times, share):.2f}" for share in (0.5, 0.95, 1.0))
+        cells = " | ".join(f"{quantile(times, share):.2f}" for share in (0.5, 0.95, 0.99, 1.0))
         _say(f"| {kind} | {len(times)} | {cells} |\n")
         if kind != "photos" and quantile(times, 0.95) > ANSWER_P95_S:
             broken.append(f"p95 of the answer to a {kind} is {quantile(times, 0.95):.2f} s")
+    means = [sum(times) / len(times) for times in measured.by_person.values()]
+    _say(f"\nmean answer by person: {quantile(means, 0.5):.2f} s for the median person, ")
+    _say(f"{quantile(means, 1.0):.2f} s for the worst served of {len(means)}\n")
     slope = growth(measured.memory)
     first, middle, last = (measured.memory[i][1] for i in (0, len(measured.memory) // 2, -1))
     _say(f"\nunanswered: {len(measured.unanswered)} {measured.unanswered[:5]}\n")

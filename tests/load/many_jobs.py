@@ -124,6 +124,10 @@ QUESTIONS: dict[str, Question] = {
     "outbox": lambda store, job: store.jobs.unsent_parcels(NOW),
     "jobs not sent": lambda store, job: store.jobs.unsent(),
     "collections to be checked": lambda store, job: store.collections.to_be_checked(NOW, NOW),
+    "jobs by state": lambda store, job: store.operations.jobs_by_state(NOW - timedelta(hours=1)),
+    "jobs whose blobs are needed": lambda store, job: store.jobs.needed_among({job.job_id}),
+    "models that are being trained": lambda store, job: store.jobs.learning_among({job.job_id}),
+    "idle collections": lambda store, job: store.collections.idle_since(DAY_BEFORE, 100),
     "people who wait": lambda store, job: store.turns.waiting_people(NOW, NOW),
 }
 

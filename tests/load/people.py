@@ -2,7 +2,9 @@
 
 The bot and a worker with the stand-in engine are real processes; the server they talk to is the sandbox, in this
 process, so that every time is taken by one clock: from the moment an update lies ready for the bot to the moment its
-answer arrives.
+answer arrives. What this process takes of the processor is measured too: it must not be what is slow.
+
+People come one after the other, over the first ARRIVING thinking times; each then does something every thinking time.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from tests.fakes import jpeg
 from tests.valkey import ValkeyServer
 
 PATIENCE_S = 60.0
+ARRIVING = 15  # thinking times: people do not all send their photos in the same ten seconds
 PHOTOS = 6
 ASKED = ("help", "queue", "models", "results", "portrait", "privacy")
 PRESSED = ("gallery", "use", "results", "again", "models")
@@ -45,6 +48,8 @@ class Measured:
     finished: int = 0
     seconds: float = 0.0
     processor_s: float = 0.0  # of the bot's process
+    own_processor_s: float = 0.0  # of this one: people and Telegram's server
+    by_person: dict[int, list[float]] = field(default_factory=dict)  # seconds to each answer
 
 
 class Phone:
@@ -109,7 +114,9 @@ class Phone:
         begin = time.perf_counter()
         await self._world.push_update(**update)
         if await self._until(lambda: any(is_answer(event) for event in self._seen)):
-            self._measured.answers[kind].append(time.perf_counter() - begin)
+            took = time.perf_counter() - begin
+            self._measured.answers[kind].append(took)
+            self._measured.by_person.setdefault(self.user, []).append(took)
         else:
             self._measured.unanswered.append(f"{kind} of {self.user}")
 
@@ -131,7 +138,7 @@ class Phone:
 
     async def live(self, until: int, think_s: float) -> None:
         """Trains a model, then orders portraits, pages and asks, until everybody together has said enough."""
-        await self._think(think_s)
+        await asyncio.sleep(self._draw.uniform(0, ARRIVING) * think_s)
         for words in ("/start", "/train"):
             await self.say(words)
             await self._think(think_s)
@@ -205,12 +212,13 @@ async def _talk(
     world: World, phones: dict[int, Phone], bot: int, measured: Measured, updates: int, think_s: float
 ) -> None:
     await _until_polled(world)
-    began, taken = time.perf_counter(), processor_s(bot)
+    began, taken, own = time.perf_counter(), processor_s(bot), time.process_time()
     watching = asyncio.create_task(_watch(bot, measured, max(updates // 40, 1)))
     await asyncio.gather(*(phone.live(updates, think_s) for phone in phones.values()))
     watching.cancel()
     measured.memory.append((measured.updates, memory_mib(bot)))
     measured.seconds, measured.processor_s = time.perf_counter() - began, processor_s(bot) - taken
+    measured.own_processor_s = time.process_time() - own
 
 
 def _listen(world: World, phones: dict[int, Phone]) -> None:
