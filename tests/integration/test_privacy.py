@@ -60,6 +60,22 @@ async def test_a_portrait_goes_after_its_time_and_after_a_warning(bench: BotBenc
     assert await portraits(bench) == 0
 
 
+async def test_more_than_one_transaction_looks_at_goes_all_the_same(
+    bench: BotBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bot.retention._AT_ONCE", 1)
+    await bench.train()
+    for _ in range(2):
+        await bench.portrait()
+    await bench.collect(6, BEN)
+    await bench.bot.retention.sweep_blobs()
+    await bench.bot.retention.sweep_blobs()
+    assert await portraits(bench) == 2
+    await after(bench, 27.5)
+    await after(bench, 30.6)
+    assert not [key for key in await bench.parts.blobs.keys("users") if "/jobs/" in key or "/photos/" in key]
+
+
 async def test_one_press_keeps_it_for_another_time(bench: BotBench) -> None:
     await bench.train()
     await bench.portrait()

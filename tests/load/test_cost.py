@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, event
+from telegram import Update
 
 from bot.dialogue import Asked, Pressed, Said, SentPicture
 from bot.domain import MessageRef
 from bot.replies import Choice, CollectingPhotos, Gallery, Help, Results
+from bot.telegram_chat.inbox import InboxQueue
 from tests.bot_bench import ANNA, BotBench, bot_bench
 from tests.fakes import jpeg
 from tests.integration.conftest import valkey
@@ -25,7 +27,7 @@ __all__ = ["valkey"]
 
 @pytest.fixture
 async def bench(valkey: ValkeyServer, tmp_path: Path) -> AsyncIterator[BotBench]:
-    async with bot_bench(f"sqlite+aiosqlite:///{tmp_path / 'bot.sqlite3'}", valkey.url, tmp_path) as made:
+    async with bot_bench(f"sqlite+aiosqlite:///{tmp_path / 'bot.sqlite3'}", valkey.url, tmp_path, quiet_s=2) as made:
         yield made
 
 
@@ -66,6 +68,18 @@ async def said(bench: BotBench, what: Said, **more: Any) -> None:
     await bench.bot.inbox.store("telegram", {number: "{}"})
     await bench.hear(what, event_id=f"telegram:{number}", inbox_id=number, **more)
     await bench.bot.inbox.done("telegram", number)
+
+
+async def test_what_one_poll_brings_is_stored_in_one_commit(bench: BotBench) -> None:
+    queue = InboxQueue(bench.bot.inbox)
+    updates = [Update(update_id=number) for number in range(1, 101)]
+    with counted() as cost:
+        await queue.store(updates)
+    assert (len(cost.statements), cost.commits) == (2, 1)
+    assert queue.empty(), "nobody hears of an update before it is stored"
+    for update in updates:
+        await queue.put(update)
+    assert queue.qsize() == 100 == len(await bench.bot.inbox.pending("telegram"))
 
 
 async def test_a_command_takes_few_statements_and_three_commits(bench: BotBench) -> None:
