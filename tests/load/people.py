@@ -16,8 +16,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -157,26 +157,30 @@ class Phone:
         await asyncio.sleep(self._draw.uniform(0.2, 1.8) * think_s)
 
 
-@contextmanager
-def running_bot(folder: Path, sandbox: Sandbox, valkey: ValkeyServer) -> Iterator[int]:
+@asynccontextmanager
+async def running_bot(folder: Path, sandbox: Sandbox, valkey: ValkeyServer) -> AsyncIterator[int]:
     """A bot and a worker as real processes; the bot's process id."""
+    processes = _start(folder, sandbox, valkey)
+    try:
+        yield processes[0].pid
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        for process in processes:  # the bot says good-bye to the server, which is in this process
+            await asyncio.to_thread(process.wait, 30)
+
+
+def _start(folder: Path, sandbox: Sandbox, valkey: ValkeyServer) -> list[subprocess.Popen[bytes]]:
     shared = {"redis_url": valkey.url, "blobs_url": str(folder / "blobs"), "log_level": "WARNING"}
     shared["master_key_file"] = str(folder / "master.key")
     bot = {"telegram_token": sandbox.token, "telegram_api_url": sandbox.url, "data_dir": str(folder)}
     worker = {"work_dir": str(folder / "work"), "engine_entry": "tests.stand_in_engine", "report_every_s": "1"}
     made = [sys.executable, "-m", "bot", "keys", "new"]
     (folder / "master.key").write_bytes(subprocess.run(made, cwd=ROOT, check=True, capture_output=True).stdout)
-    processes = [
+    return [
         subprocess.Popen([sys.executable, "-m", module], cwd=ROOT, env=_environment({**shared, **own}))
         for module, own in (("bot", bot), ("gpu_worker", worker))
     ]
-    try:
-        yield processes[0].pid
-    finally:
-        for process in processes:
-            process.send_signal(signal.SIGTERM)
-        for process in processes:
-            process.wait(30)
 
 
 def _environment(settings: dict[str, str]) -> dict[str, str]:
@@ -203,7 +207,7 @@ async def measure(folder: Path, valkey: ValkeyServer, people: int, updates: int,
         world.save = lambda: None  # type: ignore[method-assign]  # its memory need not survive
         phones = {1000 + n: Phone(world, 1000 + n, measured) for n in range(people)}
         _listen(world, phones)
-        with running_bot(folder, sandbox, valkey) as bot:
+        async with running_bot(folder, sandbox, valkey) as bot:
             await _talk(world, phones, bot, measured, updates, think_s)
     return measured
 
