@@ -7,7 +7,7 @@ from engine.portraits import make_portraits
 from engine.profiles import Profile
 from engine.progress import Report, silent
 from engine.subject import Subject
-from engine.types import Inspection, Photo, Rgb
+from engine.types import Embedding, Inspection, Photo, Rgb
 
 
 def first_look(inspection: Inspection, template: Photo | None, profile: Profile, report: Report = silent) -> Rgb:
@@ -22,14 +22,12 @@ def first_look(inspection: Inspection, template: Photo | None, profile: Profile,
 
 
 def _likest(profile: Profile, subject: Subject) -> Photo:
-    def likeness(template: Photo) -> float:
-        faces = profile.detector(template.rgb)
-        if not faces:
-            return -1.0
-        own = profile.recogniser.embed(template.rgb, faces[0])
+    def likeness(own: Embedding) -> float:
         return max(profile.recogniser.likeness(own, reference.embedding) for reference in subject.references)
 
-    templates = profile.id_templates()
-    if not templates:
-        raise NoFaceInTemplate("the profile has no ID photos")
-    return max(templates, key=likeness)
+    found = [(template, faces[0]) for template in profile.id_templates() if (faces := profile.detector(template.rgb))]
+    if not found:
+        raise NoFaceInTemplate("the profile has no ID photos with a face")
+    embeddings = profile.recogniser.embed_all([(template.rgb, face) for template, face in found])
+    likest = max(range(len(found)), key=lambda k: likeness(embeddings[k]))
+    return found[likest][0]

@@ -78,9 +78,11 @@ def examine(photo: Photo, detector: FaceDetector, recogniser: FaceRecogniser) ->
     faces = detector(photo.rgb)
     if not faces:
         return PhotoFindings(photo.name, photo, refusal=quality.reason_without_face(photo.rgb))
+    candidates = detect.candidates(faces)
+    embeddings = recogniser.embed_all([(photo.rgb, face) for face in candidates])
     found = tuple(
-        FoundFace(face, recogniser.embed(photo.rgb, face), quality.measure(photo.rgb, face))
-        for face in detect.candidates(faces)
+        FoundFace(face, embedding, quality.measure(photo.rgb, face))
+        for face, embedding in zip(candidates, embeddings, strict=True)
     )
     refusal = Reason.SEVERAL_PEOPLE if detect.has_several_people(faces) else None
     return PhotoFindings(photo.name, photo, found, _thumbnail(photo.rgb), refusal)

@@ -57,8 +57,8 @@ T = TypeVar("T")
 
 
 def run(options: argparse.Namespace) -> Json:
-    """What `python -m engine bench portrait` prints. Seconds are wall clock, the GPU waited for; medians of `--repeats`
-    warm runs."""
+    """What `python -m engine bench portrait` prints. Seconds are wall clock, the GPU waited for, `cpu_s` those of
+    all threads on the CPU; medians of `--repeats` warm runs."""
     if not options.random_weights:
         raise EngineError("portraits are measured with random weights so far: add --random-weights")
     device = chosen_device(options.device)
@@ -216,16 +216,17 @@ def _measured(case: str, profile: RandomProfile, subject: SubjectFiles, config: 
         profile.faces.seconds, profile.faces.calls = 0.0, 0
         profile.shown += 1
         template.rgb[::37, ::41] = profile.shown % 256  # another picture: no face of an earlier run is remembered
-        begin = time.perf_counter()
+        begin, busy = time.perf_counter(), time.process_time()
         report = make_portraits(subject, template, profile, config, silent)
-        seconds = time.perf_counter() - begin
+        seconds, busy = time.perf_counter() - begin, time.process_time() - busy
         stages = {"faces (in all stages)": profile.faces.seconds, **report.seconds}
-        runs.append({"seconds": seconds, "stages": stages, "faces": profile.faces.calls})
+        runs.append({"seconds": seconds, "cpu": busy, "stages": stages, "faces": profile.faces.calls})
     warm = runs[1:]
     figures = {
         "template": list(template.rgb.shape[1::-1]),
         "warm_up_s": round(runs[0]["seconds"] - median(run["seconds"] for run in warm), 2),
         "seconds": round(median(run["seconds"] for run in warm), 3),
+        "cpu_s": round(median(run["cpu"] for run in warm), 3),
         "runs": [round(run["seconds"], 3) for run in warm],
         "stages": {name: round(median(run["stages"][name] for run in warm), 3) for name in warm[0]["stages"]},
         "without_faces_s": round(median(run["seconds"] - run["stages"]["faces (in all stages)"] for run in warm), 3),

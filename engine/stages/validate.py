@@ -65,21 +65,27 @@ class Exam:
 
     def score(self, pictures: Sequence[Rgb]) -> list[Render]:
         """How like the person each picture's face is."""
-        return [self._scored(template, rgb) for template, rgb in enumerate(pictures)]
+        large = [_large(rgb) for rgb in pictures]
+        found = {k: faces[0] for k, rgb in enumerate(large) if (faces := self.profile.detector(rgb))}
+        embeddings = self.profile.recogniser.embed_all([(large[k], face) for k, face in found.items()])
+        seen = dict(zip(found, embeddings, strict=True))
+        return [self._scored(template, rgb, seen.get(template)) for template, rgb in enumerate(pictures)]
 
-    def _scored(self, template: int, rgb: Rgb) -> Render:
-        factor = max(1, ceil(SCORED_SIDE / min(rgb.shape[:2])))
-        large = resized(rgb, (rgb.shape[1] * factor, rgb.shape[0] * factor))
-        faces = self.profile.detector(large)
-        if not faces:
+    def _scored(self, template: int, rgb: Rgb, embedding: Embedding | None) -> Render:
+        if embedding is None:
             return Render(template, rgb)
-        embedding = self.profile.recogniser.embed(large, faces[0])
         return Render(
             template, rgb, embedding, self._alike(embedding, self.held_out), self._alike(embedding, self.ranked_by)
         )
 
     def _alike(self, embedding: Embedding, photos: Sequence[Embedding]) -> float:
         return float(np.mean([self.profile.recogniser.likeness(embedding, photo) for photo in photos]))
+
+
+def _large(rgb: Rgb) -> Rgb:
+    """Enlarged until detectors see a small canvas."""
+    factor = max(1, ceil(SCORED_SIDE / min(rgb.shape[:2])))
+    return resized(rgb, (rgb.shape[1] * factor, rgb.shape[0] * factor))
 
 
 def canvases(templates: Sequence[Photo], profile: Profile) -> list[Canvas]:
