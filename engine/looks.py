@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from engine import metrics
+from engine.bending import bent_to
 from engine.crop import Crop
 from engine.images import clip_box, grow_box
 from engine.parsing import FaceParts, around, skin_of
@@ -59,7 +60,11 @@ def mean_likeness(own: Embedding, others: Sequence[Embedding], recogniser: FaceR
 
 @dataclass(frozen=True)
 class Rim:
-    """Where the new face meets the template: the edge of both faces, and the template's skin across it."""
+    """Where the new face meets the template: the new face's edge, and the template's skin across it.
+
+    `template` is bent so that its face has the new one's outline: a wider jaw brings its own shadow along, which is no
+    seam, and the template's cheek where there is no cheek any more says nothing.
+    """
 
     template: Rgb
     face: Mask
@@ -67,8 +72,8 @@ class Rim:
 
     @staticmethod
     def of(before: Look, fused: Look) -> Rim:
-        skin = skin_of(before.rgb, before.face)
-        return Rim(before.rgb, np.maximum(before.parts.face, fused.parts.face), skin)
+        template = bent_to(before.rgb, before.face.landmarks, fused.face.landmarks)
+        return Rim(template, fused.parts.face, skin_of(template, fused.face))
 
     def seam(self, rgb: Rgb) -> float:
         seen = self._seen

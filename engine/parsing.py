@@ -18,6 +18,8 @@ from engine.images import clip_box
 from engine.skin import skin_likeness
 from engine.types import Face, Mask, Points, Rgb
 
+SPECK = 0.012  # of the face's width: what is narrower is a wrinkle or a mole
+AROUND_HAIR = 0.015  # of the face's width: the blurred edge of what lies in front
 FOREHEAD = 0.35  # how far the face goes on above the brows, of the distance from lips to brows
 
 
@@ -64,6 +66,21 @@ def around(points: Points, room: float, shape: tuple[int, ...]) -> tuple[slice, 
     (left, top), (right, bottom) = points.min(0) - room, points.max(0) + room
     x1, y1, x2, y2 = clip_box((floor(left), floor(top), ceil(right) + 1, ceil(bottom) + 1), shape)
     return slice(y1, y2), slice(x1, x2)
+
+
+def hidden(rgb: Rgb, face: Face) -> Mask:
+    """What of `face` lies behind the hair, hand or flower that the picture shows in front of it, 0 or 1.
+
+    Judged by colour where a face is bare skin, its forehead and temples; features and what a beard may cover are the
+    face's, whatever their colour.
+    """
+    rows, columns = window = around(face.landmarks, face.width, rgb.shape)
+    piece, p = rgb[window], face.landmarks - np.array([columns.start, rows.start], np.float32)
+    features = np.maximum(_hull(piece, p[17:48]), _hull(piece, np.concatenate([p[2:15], p[31:36]])))
+    strange = (1 - features) * (_skin(piece, p) < 0.5)
+    thin, beyond = SPECK * face.width / 2, AROUND_HAIR * face.width
+    in_front = grown(grown(grown(strange, -thin), thin), beyond) * (1 - features)
+    return _laid_in(in_front, window, rgb.shape)
 
 
 def grown(mask: Mask, by: float) -> Mask:

@@ -17,7 +17,7 @@ from engine.config import FewStepLora, PortraitConfig
 from engine.crop import Crop, blend, mixed, shrunk
 from engine.errors import FusionFailed
 from engine.looks import Candidate, Look, Rim, Scores, WorkedFace, mean_likeness
-from engine.parsing import grown
+from engine.parsing import grown, hidden
 from engine.profiles import Profile
 from engine.progress import Progress, Report, Stage, Stopwatch
 from engine.stages import control, enhance, fuse, guard, harmonise, inpaint, join, makeup, paste_back
@@ -158,7 +158,7 @@ class Steps:
         controls = control.first_controls(crop.cut(look.rgb), crop.moved_face(posed), pictures, config)
         numbers = self.numbers(subject.trigger, config.first_steps, config.first_strength, config.candidates)
         if not config.face_shape_match:
-            mask = inpaint.first_mask(look.parts, look.face)
+            mask = inpaint.first_mask(look.parts, look.face) * (1 - hidden(look.rgb, look.face))
             return self.painted(Stage.FIRST_DIFFUSION, look, mask, crop, controls, numbers)
         everywhere = np.ones(look.rgb.shape[:2], np.float32)
         shaped = self.painted(Stage.FIRST_DIFFUSION, look, everywhere, crop, controls, numbers)
@@ -171,7 +171,7 @@ class Steps:
             return look
         crop = self.profile.portrait_crop(look.rgb, look.face)
         controls = control.second_controls(crop.cut(look.rgb), self.profile.control_pictures, config)
-        mask = inpaint.second_mask(look.parts, look.face)
+        mask = inpaint.second_mask(look.parts, look.face) * (1 - hidden(look.rgb, look.face))
         numbers = self.numbers(subject.trigger, config.second_steps, config.second_strength, 1)
         return self.painted(Stage.SECOND_DIFFUSION, look, mask, crop, controls, numbers)[0]
 

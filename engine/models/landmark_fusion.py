@@ -12,16 +12,13 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
-from scipy.interpolate import RBFInterpolator
 
+from engine.bending import STIFFNESS, Patch, Plane, bent, dense, face_width, nodes_over, sampled, spline
 from engine.errors import FusionFailed
 from engine.models.mean_head import HeadView, with_forehead
 from engine.parsing import around
 from engine.skin import skin_likeness
 from engine.types import Face, Mask, Points, Rgb
-
-Plane = NDArray[np.float32]
 
 JAW, BROWS = slice(0, 17), slice(17, 27)
 FOREHEAD = slice(68, 74)
@@ -29,10 +26,8 @@ EYES = (slice(36, 42), slice(42, 48))
 LIPS = slice(48, 60)
 
 SHAPE = 0.85  # how far the template's geometry gives way to the subject's; 0 keeps the template's
-GRID = 56  # nodes along the longer side of a warp; between them it is interpolated
 SMALL = 160  # face width in pixels at which light and colours are compared: they are low frequencies
 INNER = 0.2  # so far around its points the reference may show (a beard), share of the face width
-REACH = 0.45  # the template is bent up to this share of the face width beyond the face
 LIGHT = 0.85  # share of the template's low-frequency light that replaces the reference's
 DARKER = 1.8
 FINE = 12.0
@@ -45,7 +40,7 @@ BEARDED = (0.35, 0.65)  # share of the chin that is not skin: shaven up to the f
 BEARD_BELOW = 0.4  # how far below the jaw a beard may reach, of the distance from lips to chin
 DARKER_THAN_SKIN = 0.8  # a beard is, in L*; what is as light is a collar or the background
 FEATHER = 0.02  # sigma of the mask's edge, share of the face width
-STIFFNESS, TURNED_STIFFNESS = 1e-4, 1e-2  # smoothing of the splines: for heads alike, and added for heads turned apart
+TURNED_STIFFNESS = 1e-2  # smoothing of the splines that is added for heads turned apart
 TURN = (15.0, 40.0)  # degrees between two heads over which it is added
 MOST_TURNED = 55.0  # degrees between the two heads beyond which a flat picture has nothing to show
 
@@ -63,65 +58,14 @@ class LandmarkFuser:
             raise FusionFailed("the two heads are turned too far from each other")
         own = with_forehead(view.head(template_face.landmarks))
         subject = with_forehead(source.head(reference_face.landmarks))
-        patch = _Patch.around(view.project(own), template.shape)
+        patch = Patch.around(view.project(own), template.shape)
         goal = view.project(own + self.shape * (subject - own)) - patch.origin
-        below = _bent(patch.cut(template), view.project(own) - patch.origin, goal)
-        inner = around(goal, INNER * _width(goal), below.shape)
+        below = bent(patch.cut(template), view.project(own) - patch.origin, goal)
+        inner = around(goal, INNER * face_width(goal), below.shape)
         at = goal - np.array([inner[1].start, inner[0].start], np.float32)
         warp = _Warp(source.project(subject), at, view.scale / source.scale, _stiffness(angle))
         below[inner] = _laid_over(below[inner], reference, warp)
         return patch.put(template, below)
-
-
-@dataclass(frozen=True)
-class _Patch:
-    """The rectangle of the template in which anything may change."""
-
-    left: int
-    top: int
-    right: int
-    bottom: int
-
-    @staticmethod
-    def around(points: Points, shape: tuple[int, ...]) -> _Patch:
-        low, high = points.min(0), points.max(0)
-        room = (high - low).max() * (REACH + 0.05)
-        left, top = np.maximum(low - room, 0).astype(int)
-        right, bottom = np.minimum(np.ceil(high + room), [shape[1], shape[0]]).astype(int)
-        if right - left < 16 or bottom - top < 16:
-            raise FusionFailed("the face lies outside the picture")
-        return _Patch(int(left), int(top), int(right), int(bottom))
-
-    @property
-    def origin(self) -> Points:
-        origin: Points = np.array((self.left, self.top), dtype=np.float32)
-        return origin
-
-    def cut(self, rgb: Rgb) -> Plane:
-        return rgb[self.top : self.bottom, self.left : self.right].astype(np.float32) / np.float32(255)
-
-    def put(self, rgb: Rgb, patch: Plane) -> Rgb:
-        result = rgb.copy()
-        result[self.top : self.bottom, self.left : self.right] = np.rint(np.clip(patch, 0, 1) * 255)
-        return result
-
-
-def _width(goal: Points) -> float:
-    """A face's size that does not shrink when it turns."""
-    return float(max(np.linalg.norm(goal[16] - goal[0]), 1.1 * np.linalg.norm(goal[8] - goal[27])))
-
-
-def _grid(shape: tuple[int, ...]) -> tuple[Points, tuple[int, int]]:
-    """Nodes (n, 2) over a picture of `shape` as cv2.resize will place them, and their (rows, columns)."""
-    step = max(shape[:2]) / GRID
-    rows, columns = max(2, round(shape[0] / step)), max(2, round(shape[1] / step))
-    y, x = (np.arange(rows) + 0.5) * shape[0] / rows - 0.5, (np.arange(columns) + 0.5) * shape[1] / columns - 0.5
-    return np.stack(np.meshgrid(x, y), -1).reshape(-1, 2).astype(np.float32), (rows, columns)
-
-
-def _dense(nodes: Plane, grid: tuple[int, int], shape: tuple[int, ...]) -> Plane:
-    field = nodes.reshape(*grid, -1).astype(np.float32)
-    return cv2.resize(field, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
 
 
 def _laid_over(below: Plane, reference: Rgb, warp: _Warp) -> Plane:
@@ -150,40 +94,18 @@ def _stiffness(angle: float) -> float:
     return STIFFNESS + TURNED_STIFFNESS * float(np.clip((angle - low) / (high - low), 0, 1))
 
 
-def _spline(at: Points, values: Points, nodes: Points, stiffness: float = STIFFNESS) -> Plane:
-    """Thin plate spline through nearly all of `values` at `at` (a little smoothing bears landmark noise)."""
-    size = np.ptp(at, axis=0).max()
-    spline = RBFInterpolator(at / size, values / size, kernel="thin_plate_spline", smoothing=stiffness)
-    return (spline(nodes / size) * size).astype(np.float32)
-
-
-def _sampled(picture: Plane, where: Plane) -> Plane:
-    return cv2.remap(picture, where[..., 0], where[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-
-
-def _bent(below: Plane, own: Points, goal: Points) -> Plane:
-    """The template with its face's points moved from `own` to `goal`; the movement fades out around the face."""
-    nodes, grid = _grid(below.shape)
-    moved = _spline(goal, own - goal, nodes)
-    hull = cv2.convexHull(goal)
-    outside = np.array([-cv2.pointPolygonTest(hull, (float(x), float(y)), True) for x, y in nodes])
-    fade = np.clip(1 - outside / (REACH * _width(goal)), 0, 1)
-    fade = fade * fade * (3 - 2 * fade)
-    return _sampled(below, _dense(nodes + moved * fade[:, None].astype(np.float32), grid, below.shape))
-
-
 def _warped(reference: Rgb, warp: _Warp, shape: tuple[int, ...]) -> Plane:
     """The reference's face over its goal; shrunk by area first where it has more pixels than the template's."""
-    patch = _Patch.around(warp.source, reference.shape)
+    patch = Patch.around(warp.source, reference.shape)
     cut = patch.cut(reference)
     at = warp.source - patch.origin
     if warp.shrink < 0.9:
         size = max(1, round(cut.shape[1] * warp.shrink)), max(1, round(cut.shape[0] * warp.shrink))
         at = (at + 0.5) * (np.array(size) / (cut.shape[1], cut.shape[0])) - 0.5
         cut = cv2.resize(cut, size, interpolation=cv2.INTER_AREA)
-    nodes, grid = _grid(shape)
-    moved = _spline(warp.goal, at.astype(np.float32), nodes, warp.stiffness)
-    return np.clip(_sampled(cut, _dense(moved, grid, shape)), 0, 1)
+    nodes, grid = nodes_over(shape)
+    moved = spline(warp.goal, at.astype(np.float32), nodes, warp.stiffness)
+    return np.clip(sampled(cut, dense(moved, grid, shape)), 0, 1)
 
 
 def _filled(points: Points, shape: tuple[int, ...]) -> Mask:
@@ -199,14 +121,14 @@ def _relit(face: Plane, below: Plane, skin: Mask, goal: Points) -> Plane:
     beards, shadows) keep their ratio to the skin, brighter ones (teeth, highlights) their share of the way to white, so
     that contrast survives any change of light.
     """
-    small = min(1.0, SMALL / _width(goal))
+    small = min(1.0, SMALL / face_width(goal))
     size = max(8, round(face.shape[1] * small)), max(8, round(face.shape[0] * small))
     source, light, weight = (cv2.resize(v, size, interpolation=cv2.INTER_AREA) for v in (face, below, skin))
     inside = _filled(goal * small, weight.shape)
     for part in (*EYES, LIPS, slice(17, 22), slice(22, 27)):
         inside *= 1 - cv2.dilate(_filled(goal[part] * small, weight.shape), np.ones((5, 5)))
     weight = (weight + 1e-4) * inside + 1e-9
-    radius = LIGHT_RADIUS * _width(goal) * small
+    radius = LIGHT_RADIUS * face_width(goal) * small
     from_, to = (
         cv2.resize(_base(v, weight, radius), face.shape[1::-1], interpolation=cv2.INTER_CUBIC) for v in (source, light)
     )
@@ -245,7 +167,7 @@ def _spread(values: Plane, weight: Mask, radius: float) -> Plane:
 
 def _alpha(goal: Points, skin_below: Mask, skin_face: Mask) -> Mask:
     """Where the reference's face shows: the whole inner face, towards the rim only where both pictures have skin."""
-    width = _width(goal)
+    width = face_width(goal)
     shape = skin_below.shape
     middle = goal[27:36].mean(0)
     up = (goal[BROWS].mean(0) - goal[LIPS].mean(0)) * _forehead_share(goal, skin_face)
@@ -278,9 +200,11 @@ def _beard_below(goal: Points, skin_face: Mask, lightness: Plane) -> Mask:
     hair = 1 - _share_of(skin_face, np.concatenate([goal[5:12], goal[55:60]]))
     strength = float(np.clip((hair - low) / (high - low), 0, 1))
     inward = goal[51] + 0.8 * (chin - goal[51])
-    reach = _soft(_filled(np.concatenate([inward, chin + BEARD_BELOW * down]), skin_face.shape), FEATHER * _width(goal))
+    reach = _soft(
+        _filled(np.concatenate([inward, chin + BEARD_BELOW * down]), skin_face.shape), FEATHER * face_width(goal)
+    )
     darker = lightness < DARKER_THAN_SKIN * float((lightness * skin_face).sum() / max(float(skin_face.sum()), 1.0))
-    beard = cv2.GaussianBlur((1 - skin_face) * darker, (0, 0), max(0.01 * _width(goal), 0.5))
+    beard = cv2.GaussianBlur((1 - skin_face) * darker, (0, 0), max(0.01 * face_width(goal), 0.5))
     return (strength * reach * beard).astype(np.float32)
 
 

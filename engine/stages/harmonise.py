@@ -19,6 +19,7 @@ LEAST_SPREAD = 0.5  # of a channel: flat skin is not stretched
 GAIN = (0.7, 1.4)  # of a channel's spread: beyond it, noise would be stretched or texture lost
 BAND = 0.03  # of the face's width: sigma over which the colours at its rim are compared
 INWARDS = 0.12  # of the face's width: so far from the rim does its correction reach
+OUTWARDS = 0.025  # of the face's width: on either side of the rim the correction sets in over it
 MOST = 14.0  # ΔE: what differs more is no difference of light
 TRUST = 10.0  # times the share of a neighbourhood that rim with skin across it must have: a fifth of a straight rim's
 TINT = 0.08  # of the face's width: sigma above which colours are the input's
@@ -63,13 +64,14 @@ def rim_matched(picture: Rgb, template: Rgb, face: Mask, skin: Mask, own_skin: M
 
     A membrane (Perez et al. 2003) stretched over the face would carry every hair at its edge inwards; here only the low
     frequencies of the steps where the template's `skin` (0..1) crosses the rim are taken off, fading out towards the
-    face's middle, which keeps its light. Only the picture's `own_skin` takes part: a beard's edge is no seam. `width`
-    is the face's, in pixels. Outside `face` nothing changes.
+    face's middle, which keeps its light, and over a much shorter way outwards: landmarks hit an outline only nearly, so
+    that a correction which ends there would draw a line. Only the picture's `own_skin` takes part: a beard's edge is no
+    seam. `width` is the face's, in pixels. Beyond OUTWARDS of `face` nothing changes.
     """
     own_skin = cv2.GaussianBlur(cv2.erode(own_skin, np.ones((3, 3))), (0, 0), max(0.5, BAND / 3 * width))
-    depth = cv2.distanceTransform((face > 0.5).astype(np.uint8), cv2.DIST_L2, 5) / width
-    fade = np.clip(1 - depth / INWARDS, 0, 1) * (face > 0.5)
-    fade = fade * fade * (3 - 2 * fade) * own_skin
+    inside = (face > 0.5).astype(np.uint8)
+    depth, height = (cv2.distanceTransform(side, cv2.DIST_L2, 5) / width for side in (inside, 1 - inside))
+    fade = _smooth(1 - depth / INWARDS) * _smooth(0.5 + (depth - height) / (2 * OUTWARDS)) * own_skin
     lab = cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     for _ in range(ROUNDS):
         steps, weight = metrics.added_steps(picture, template, face, skin * own_skin)
@@ -93,6 +95,11 @@ def _around(mask: Mask, room: int) -> tuple[slice, slice]:
     """Rows and columns that hold all of `mask` that is not 0, and `room` pixels around."""
     x, y, width, height = cv2.boundingRect((mask != 0).astype(np.uint8))
     return slice(max(0, y - room), y + height + room), slice(max(0, x - room), x + width + room)
+
+
+def _smooth(ramp: Mask) -> Mask:
+    ramp = np.clip(ramp, 0, 1)
+    return ramp * ramp * (3 - 2 * ramp)
 
 
 def _statistics(lab: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

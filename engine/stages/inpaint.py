@@ -2,7 +2,8 @@
 
 The canvas may be smaller than the face in the picture. What goes back is therefore not the canvas but its change: the
 painted canvas minus what the autoencoder alone makes of the same canvas, enlarged and added to the picture. The
-picture's own detail survives, the autoencoder's losses cancel out, and outside the mask nothing happens at all.
+picture's own detail survives, the autoencoder's losses cancel out, and outside the mask nothing happens at all. Where
+that canvas does not show what is there (a strand of hair, the edge of a jaw), its change means nothing and is left out.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 RING = (32, 16)  # px grown and shrunk for the second mask, where the face box is FACE_WIDTH wide
 FADE = 6.0  # px of the canvas over which a change fades in from the mask's edge
+UNSEEN = (12.0, 32.0)  # levels: what the canvas shows so far from the picture changes by all, and by nothing
 FACE_WIDTH = 170  # px: a face box on the reference's working picture (512, crop of three boxes)
 
 
@@ -88,7 +90,7 @@ def painted(
         sampler=samplers[numbers.few_step_lora],
     )
     painting = diffusion.painting(request, on_step)
-    weight = _fading_inwards(mask, crop)[..., None]
+    weight = (_fading_inwards(mask, crop) * _seen(picture, painting.unchanged, crop))[..., None]
     changes = (
         crop.lift(result.astype(np.float32) - painting.unchanged, picture.shape) * weight
         for result in painting.pictures
@@ -100,3 +102,13 @@ def _fading_inwards(mask: Mask, crop: Crop) -> Mask:
     """1 deep inside `mask`, 0 from its edge on: a small canvas knows little of what the edge runs through."""
     inside = cv2.distanceTransform((mask > 0).astype(np.uint8), cv2.DIST_L2, 5)
     return np.clip(inside * crop.scale / FADE, 0, 1)
+
+
+def _seen(picture: Rgb, unchanged: Rgb, crop: Crop) -> Mask:
+    """1 where the enlarged `unchanged` canvas shows what `picture` has there, 0 where that is finer than the canvas."""
+    radius = max(0.5, 0.5 / crop.scale)  # grain is no loss: the picture keeps its own
+    shown = crop.lift(unchanged.astype(np.float32), picture.shape)
+    missing = np.abs(cv2.GaussianBlur(shown - picture, (0, 0), radius)).max(-1)
+    low, high = UNSEEN
+    trust = np.clip((high - missing) / (high - low), 0, 1)
+    return cv2.GaussianBlur(trust.astype(np.float32), (0, 0), radius)

@@ -101,6 +101,33 @@ def test_a_close_up_larger_than_the_canvas_keeps_its_own_detail(template: Photo,
     assert np.array_equal(painted[mask == 0], picture[mask == 0])
 
 
+def test_what_is_finer_than_the_canvas_keeps_its_colour(template: Photo, detector: DlibDetector) -> None:
+    """A hair that the canvas cannot show: what the canvas makes of that place is meant for the skin around it."""
+    picture = resized(template.rgb, (4 * template.rgb.shape[1], 4 * template.rgb.shape[0]))
+    small = detector(template.rgb)[0]
+    face = replace(small, landmarks=small.landmarks * 4)
+    crop = chip_crop(face, 128)
+    x, y = (int(v) for v in face.landmarks[[19, 24]].mean(0))
+    picture[y - 200 : y - 20, x - 200 : x + 200] = (215, 180, 160)
+    strand = np.s_[y - 200 : y - 20, x - 3 : x + 3]
+    picture[strand] = (30, 25, 20)
+    mask = np.zeros(picture.shape[:2], np.float32)
+    mask[y - 300 : y + 400, x - 400 : x + 400] = 1
+
+    def blurred_and_lighter(request: InpaintRequest, on_step: object) -> Painting:
+        """An autoencoder that loses the hair, and a diffusion that paints skin."""
+        blurred = cv2.GaussianBlur(request.image, (0, 0), 3)
+        return Painting(blurred, [np.clip(blurred.astype(int) + 30, 0, 255).astype(np.uint8)])
+
+    lighter = Recorded()
+    lighter.painting = blurred_and_lighter  # type: ignore[method-assign]
+    numbers = inpaint.Pass("", "", 1, 1.0, 2.0, 0)
+    (painted,) = inpaint.painted(picture, mask, crop, (), lighter, numbers, lambda done, total: None)  # type: ignore[arg-type]
+    change = painted.astype(int) - picture
+    assert change[y - 120 : y - 80, x - 120 : x - 90].mean() > 20
+    assert np.abs(change[strand]).mean() < 4
+
+
 @pytest.mark.parametrize(("name", "yaw", "least"), [("3", 25, 0.4), ("7", 35, 0.3)])
 def test_a_turned_face_comes_as_near_to_the_person_as_frontal_photos_can(
     profile: MiniProfile,

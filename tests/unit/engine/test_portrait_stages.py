@@ -12,10 +12,12 @@ import pytest
 from PIL import Image
 
 from engine import metrics
-from engine.looks import Rim
+from engine.bending import bent_to
+from engine.looks import Look, Rim
+from engine.models.dlib_faces import DlibFaceId
 from engine.models.lanczos import LanczosEnhancer
 from engine.models.mini_controls import MiniControls
-from engine.parsing import closed, grown, parse_by_landmarks, skin_of
+from engine.parsing import closed, grown, hidden, parse_by_landmarks, skin_of
 from engine.provenance import SOURCE_TYPE, write_portrait
 from engine.stages import control, enhance, fuse, guard, harmonise, inpaint, makeup, paste_back
 from engine.stages.reference import Reference, mirrored, ranked_references
@@ -286,7 +288,8 @@ def test_matching_the_rim_takes_the_seam_off_and_keeps_the_middle_and_what_is_no
     assert metrics.seam(matched, template, parts.face, bare) < 0.5 * before
     nose = tuple(np.round(face.landmarks[29]).astype(int)[::-1])
     assert np.array_equal(matched[nose], pale[nose])
-    assert np.array_equal(matched[parts.face == 0], pale[parts.face == 0])
+    beyond = grown(parts.face, 1 + harmonise.OUTWARDS * face.width) == 0
+    assert np.array_equal(matched[beyond], pale[beyond])
     chin = tuple(np.round(face.landmarks[8]).astype(int)[::-1])
     assert np.abs(matched[chin[0] - 8, chin[1]].astype(int) - pale[chin[0] - 8, chin[1]]).max() <= 2
 
@@ -310,6 +313,50 @@ def test_parts_and_rim_are_the_same_in_a_larger_picture(drawn: tuple[Rgb, Face])
     whole = harmonise.rim_matched(pale, *arguments, skin_of(pale, face), face.width)
     assert np.abs(rim.matched(pale, face).astype(int) - whole).max() <= 1
     assert not np.array_equal(whole, pale)
+
+
+def test_matching_the_rim_draws_no_line_where_landmarks_miss_the_edge(drawn: tuple[Rgb, Face]) -> None:
+    """The new face ends a few pixels inside the outline that landmarks give it."""
+    rgb, face = drawn
+    template = np.full_like(rgb, SKIN)
+    outline = parse_by_landmarks(rgb, face).face
+    pale = np.where(grown(outline, -0.02 * face.width)[..., None] > 0, template + 30, template).astype(np.uint8)
+    skin = np.ones_like(outline)
+    change = harmonise.rim_matched(pale, template, outline, skin, skin, face.width).astype(int) - pale
+    largest = np.abs(change).max()
+    assert largest > 8
+    assert max(np.abs(np.diff(change, axis=axis)).max() for axis in (0, 1)) < 0.6 * largest
+
+
+def test_a_wider_jaw_with_its_own_edge_is_no_seam(drawn: tuple[Rgb, Face]) -> None:
+    rgb, face = drawn
+    wider = face.landmarks.copy()
+    wider[:17] = face.landmarks[30] + 1.08 * (wider[:17] - face.landmarks[30])
+    other = replace(face, landmarks=wider)
+    shaded = np.where(rgb == (90, 110, 130), (185, 145, 125), rgb).astype(np.uint8)  # a neck in the jaw's shadow
+    recogniser = DlibFaceId()
+    before = Look(shaded, face, parse_by_landmarks(shaded, face), recogniser)
+    bent = bent_to(shaded, face.landmarks, wider)
+    fused = Look(bent, other, parse_by_landmarks(bent, other), recogniser)
+    rim = Rim.of(before, fused)
+    assert rim.natural_step() > 3
+    assert rim.seam(bent) < 0.1 * rim.natural_step()
+
+
+def test_what_lies_in_front_of_a_face_is_not_painted(drawn: tuple[Rgb, Face]) -> None:
+    rgb, face = drawn
+    brow = face.landmarks[19].astype(int)
+    strand = np.s_[brow[1] - 30 : brow[1] - 8, brow[0] - 4 : brow[0] + 4]
+    beard = np.s_[face.landmarks[57, 1].astype(int) + 5 : face.landmarks[8, 1].astype(int), 250:270]
+    rgb = rgb.copy()
+    rgb[: brow[1] + 4] = SKIN
+    rgb[strand], rgb[beard] = HAIR, HAIR
+    in_front = hidden(rgb, face)
+    assert in_front[strand].min() == 1
+    assert in_front[beard].max() == 0  # the face's own
+    assert max(in_front[p[1], p[0]] for p in np.round(face.landmarks[17:68]).astype(int)) == 0
+    forehead = parse_by_landmarks(rgb, face).face[: brow[1]] * (1 - in_front[: brow[1]])
+    assert forehead.sum() > 0.5 * parse_by_landmarks(rgb, face).face[: brow[1]].sum()
 
 
 def test_enhancing_doubles_pictures_and_leaves_very_large_ones() -> None:
