@@ -60,10 +60,10 @@ def mean_likeness(own: Embedding, others: Sequence[Embedding], recogniser: FaceR
 
 @dataclass(frozen=True)
 class Rim:
-    """Where the new face meets the template: the new face's edge, and the template's skin across it.
+    """Where the new face meets the template: the new face's edge, and where both have skin across it.
 
     `template` is bent so that its face has the new one's outline: a wider jaw brings its own shadow along, which is no
-    seam, and the template's cheek where there is no cheek any more says nothing.
+    seam, and the template's cheek where there is no cheek any more says nothing. Nor is a beard's edge a seam.
     """
 
     template: Rgb
@@ -73,7 +73,8 @@ class Rim:
     @staticmethod
     def of(before: Look, fused: Look) -> Rim:
         template = bent_to(before.rgb, before.face.landmarks, fused.face.landmarks)
-        return Rim(template, fused.parts.face, skin_of(template, fused.face))
+        skin = np.minimum(skin_of(template, fused.face), skin_of(fused.rgb, fused.face))
+        return Rim(template, fused.parts.face, skin)
 
     def seam(self, rgb: Rgb) -> float:
         seen = self._seen

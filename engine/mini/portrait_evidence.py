@@ -36,7 +36,7 @@ STAGES = {  # column of the table: the look in the report
     "pasted": "final",
 }
 NOISE = 0.005  # likeness: less is no difference
-CELL, AROUND, PER_ROW = 200, 2.0, 8
+CELL, AROUND, PER_ROW = 360, 2.0, 8
 
 Row = dict[str, Any]
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from engine.bending import STIFFNESS, Patch, Plane, bent, dense, face_width, nodes_over, sampled, spline
 from engine.errors import FusionFailed
+from engine.focus import as_fine
 from engine.models.mean_head import HeadView, with_forehead
 from engine.parsing import around
 from engine.skin import skin_likeness
@@ -35,6 +36,8 @@ COARSE = 8  # pixels of a blur's sigma
 LIGHT_RADIUS = 0.13  # sigma of that light, share of the face width
 FOREHEAD_SHARE = 0.4  # how far above the brows the reference shows, of the distance from lips to brows
 BARE = (0.70, 0.85)  # share of skin in that part of the forehead: fringed up to the first, bare from the second
+FADING = 0.8  # share of that part of the forehead from which on it fades out
+BROW = 0.12  # how far above its points a brow reaches, of the distance from lips to brows
 FRINGED_SHARE = 0.05  # FOREHEAD_SHARE of a reference whose fringe would look like a smear on the template's forehead
 BEARDED = (0.35, 0.65)  # share of the chin that is not skin: shaven up to the first, bearded from the second
 BEARD_BELOW = 0.4  # how far below the jaw a beard may reach, of the distance from lips to chin
@@ -70,11 +73,14 @@ class LandmarkFuser:
 
 def _laid_over(below: Plane, reference: Rgb, warp: _Warp) -> Plane:
     """The reference's face at `warp.goal` of `below`, in its light, as far as it shows."""
-    goal, face = warp.goal, _warped(reference, warp, below.shape)
+    goal = warp.goal
+    face, blur = as_fine(_warped(reference, warp, below.shape), below, goal)
     lab_below, lab_face = (cv2.cvtColor(picture, cv2.COLOR_RGB2LAB) for picture in (below, face))
     skin_below, skin_face = skin_likeness(lab_below, goal), skin_likeness(lab_face, goal)
     lit = cv2.cvtColor(_relit(lab_face, lab_below, skin_face * skin_below, goal), cv2.COLOR_LAB2RGB)
     alpha = np.maximum(_alpha(goal, skin_below, skin_face), _beard_below(goal, skin_face, lab_face[..., 0]))
+    if blur:  # out of focus, an outline is so too
+        alpha = cv2.GaussianBlur(alpha, (0, 0), blur)
     return np.asarray(below + (lit - below) * alpha[..., None], np.float32)
 
 
@@ -170,14 +176,24 @@ def _alpha(goal: Points, skin_below: Mask, skin_face: Mask) -> Mask:
     width = face_width(goal)
     shape = skin_below.shape
     middle = goal[27:36].mean(0)
-    up = (goal[BROWS].mean(0) - goal[LIPS].mean(0)) * _forehead_share(goal, skin_face)
+    rise = goal[BROWS].mean(0) - goal[LIPS].mean(0)
+    up = rise * _forehead_share(goal, skin_face)
     oval = _soft(_filled(np.concatenate([goal[JAW], goal[BROWS] + up]), shape), FEATHER * width)
+    oval *= _fading_upwards(shape, goal[BROWS].mean(0), up)
     cheeks = middle + 0.86 * (goal[[2, 3, 4, 12, 13, 14]] - middle)
-    core = _soft(_filled(np.concatenate([cheeks, goal[5:12], goal[BROWS]]), shape), FEATHER * width)
+    core = _soft(_filled(np.concatenate([cheeks, goal[5:12], goal[BROWS] + BROW * rise]), shape), FEATHER * width)
     beard = _soft(_filled(np.concatenate([goal[2:15], goal[31:36]]), shape), FEATHER * width)
     shown = np.maximum(skin_face, beard)  # the reference's beard comes along, its hair and collar do not
     skin = cv2.GaussianBlur(np.minimum(skin_below, shown), (0, 0), max(0.006 * width, 0.5))
     return (oval * np.maximum(core, skin)).astype(np.float32)
+
+
+def _fading_upwards(shape: tuple[int, ...], start: Points, up: Points) -> Mask:
+    """1 up to FADING of the way from `start` to `start + up`, 0 at its end: no line across a forehead."""
+    y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
+    way = ((x - start[0]) * up[0] + (y - start[1]) * up[1]) / float((up**2).sum())
+    fade = np.clip((1 - way) / (1 - FADING), 0, 1)
+    return (fade * fade * (3 - 2 * fade)).astype(np.float32)
 
 
 def _share_of(weight: Mask, points: Points) -> float:

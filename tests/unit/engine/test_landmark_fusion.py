@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from engine.errors import FusionFailed
+from engine.focus import edge_blur
 from engine.images import read_photo
 from engine.inspection import PhotoFindings
 from engine.models.dlib_faces import DlibDetector, DlibFaceId
@@ -126,3 +128,51 @@ def test_a_beard_hangs_over_the_jaw() -> None:
     changed = changed_rows(reference, face)
     assert changed[chin - 4 : chin + 4].min() > 30
     assert changed[chin + 90 :].max() == 0
+
+
+def drawn_features(picture: Rgb, face: Face) -> Rgb:
+    """`picture` with eyes, brows and lips on it."""
+    result = picture.copy()
+    for part in (slice(17, 22), slice(22, 27), slice(36, 42), slice(42, 48), slice(48, 60)):
+        points = cv2.convexHull(np.round(face.landmarks[part]).astype(np.int32))
+        cv2.fillConvexPoly(result, points, (60, 40, 35), cv2.LINE_AA)
+    return result
+
+
+def test_a_face_over_one_out_of_focus_is_out_of_focus() -> None:
+    sigma = 4.0
+    plain, face = marked_face("", (0, 0, 0))
+    sharp = drawn_features(plain, face)
+    template = cv2.GaussianBlur(sharp, (0, 0), sigma).astype(np.uint8)
+    fused = LandmarkFuser()(template, face, sharp, face)
+    blurs = [edge_blur(rgb.astype(np.float32) / np.float32(255), face.landmarks) for rgb in (sharp, template, fused)]
+    assert blurs[0] < 1
+    assert blurs[1] == pytest.approx(sigma, rel=0.35)
+    assert blurs[2] > 1.8 * blurs[0]
+    assert blurs[2] > 0.5 * blurs[1]  # darkest and lightest places gain a little contrast in the template's light
+
+
+def test_a_face_in_focus_stays_sharp() -> None:
+    plain, face = marked_face("", (0, 0, 0))
+    sharp = drawn_features(plain, face)
+    fused = LandmarkFuser()(sharp, face, sharp, face)
+    assert edge_blur(fused.astype(np.float32) / np.float32(255), face.landmarks) < 1
+
+
+def test_rough_skin_becomes_smoother_on_a_smooth_template_but_not_smooth() -> None:
+    plain, face = marked_face("", (0, 0, 0))
+    noise = np.random.default_rng(0).normal(0, 5, plain.shape[:2])[..., None]
+    rough = np.clip(plain + noise, 0, 255).astype(np.uint8)
+    cheek = np.s_[310:340, 190:210]
+    on_rough, on_smooth = (LandmarkFuser()(t, face, rough, face)[cheek].std(axis=(0, 1)).mean() for t in (rough, plain))
+    assert 0.45 * on_rough < on_smooth < 0.8 * on_rough
+
+
+def test_no_brow_of_the_template_stays_over_the_new_ones() -> None:
+    plain, face = marked_face("", (0, 0, 0))
+    template = plain.copy()
+    brow = np.round(face.landmarks[19]).astype(int)
+    thick = np.s_[brow[1] - 4 : brow[1] + 6, brow[0] - 12 : brow[0] + 12]
+    template[thick] = (60, 40, 35)
+    fused = LandmarkFuser()(template, face, plain, face)
+    assert np.abs(fused[thick].astype(int) - plain[thick]).mean() < 25

@@ -68,7 +68,7 @@ def is_the_person(report: PortraitReport, profile: MiniProfile) -> bool:
 def test_a_small_face_in_a_group_photo_becomes_the_person(
     profile: MiniProfile, paintless: PortraitConfig, people: dict[str, SubjectFiles], shared_data: Path
 ) -> None:
-    group = read_photo(shared_data / "selfies" / "family" / "identification1.jpg", 400)
+    group = read_photo(shared_data / "selfies" / "family" / "identification1.jpg", 480)
     assert max(face.width for face in profile.detector(group.rgb)) < 80
     report = make_portraits(people["a"], group, profile, paintless)
     assert is_the_person(report, profile)
@@ -114,15 +114,15 @@ def test_what_is_finer_than_the_canvas_keeps_its_colour(template: Photo, detecto
     mask = np.zeros(picture.shape[:2], np.float32)
     mask[y - 300 : y + 400, x - 400 : x + 400] = 1
 
-    def blurred_and_lighter(request: InpaintRequest, on_step: object) -> Painting:
+    class Lighter(Recorded):
         """An autoencoder that loses the hair, and a diffusion that paints skin."""
-        blurred = cv2.GaussianBlur(request.image, (0, 0), 3)
-        return Painting(blurred, [np.clip(blurred.astype(int) + 30, 0, 255).astype(np.uint8)])
 
-    lighter = Recorded()
-    lighter.painting = blurred_and_lighter  # type: ignore[method-assign]
+        def painting(self, request: InpaintRequest, on_step: object = None) -> Painting:
+            blurred = cv2.GaussianBlur(request.image, (0, 0), 3)
+            return Painting(blurred, [np.clip(blurred.astype(int) + 30, 0, 255).astype(np.uint8)])
+
     numbers = inpaint.Pass("", "", 1, 1.0, 2.0, 0)
-    (painted,) = inpaint.painted(picture, mask, crop, (), lighter, numbers, lambda done, total: None)  # type: ignore[arg-type]
+    (painted,) = inpaint.painted(picture, mask, crop, (), Lighter(), numbers, lambda done, total: None)  # type: ignore[arg-type]
     change = painted.astype(int) - picture
     assert change[y - 120 : y - 80, x - 120 : x - 90].mean() > 20
     assert np.abs(change[strand]).mean() < 4

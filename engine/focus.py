@@ -1,0 +1,90 @@
+"""How finely a picture shows a face: its focus and its skin's texture, measured and brought to another picture's."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.bending import face_width
+from engine.skin import skin_likeness
+from engine.types import Mask, Points
+
+Plane = NDArray[np.float32]
+
+FEATURES = slice(17, 68)  # brows, eyes, nose and mouth: where a face has edges
+AGAIN = 0.02  # of the face's width: sigma of the second blur, by which the first one is measured
+EDGES = 0.9  # quantile of the slopes above which they are edges
+SHARPEST = 0.25  # quantile of those edges' blurs: soft ones are soft in any focus
+NOTICED = 1.25  # times the other's blur: less is no difference of focus
+FINE = 0.008  # of the face's width: sigma below which there is texture; no pixel shows it where that is less than one
+LEAST_TEXTURE = 0.55  # of a photo's: freckles and wrinkles are a person's, however smooth the template
+
+
+def as_fine(face: Plane, template: Plane, landmarks: Points) -> tuple[Plane, float]:
+    """`face` no sharper and its skin hardly rougher than the template's face, both (H, W, 3) of 0..1 with these 68
+    points; and the sigma by which it was blurred for that, 0 where the template is in focus. A face that is softer than
+    the template's stays as it is: detail cannot be made up."""
+    blur, wanted = edge_blur(face, landmarks), edge_blur(template, landmarks)
+    added = float(np.sqrt(wanted**2 - blur**2)) if wanted > NOTICED * blur else 0.0
+    if added:
+        face = cv2.GaussianBlur(face, (0, 0), added)
+    face = _smooth_as(face, template, landmarks) if FINE * face_width(landmarks) >= 1 else face
+    return face, added
+
+
+def edge_blur(rgb: Plane, landmarks: Points) -> float:
+    """Sigma, in pixels, of the blur of the sharpest edges of a face's features.
+
+    An edge blurred once more loses the more of its slope the sharper it was (Zhuo and Sim 2011, Defocus map estimation
+    from a single image).
+    """
+    again = AGAIN * face_width(landmarks)
+    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    slope, lower = _slope(grey), _slope(cv2.GaussianBlur(grey, (0, 0), again))
+    where = _hull(landmarks[FEATURES], grey.shape) > 0
+    if not where.any():
+        return 0.0
+    edges = where & (slope >= np.quantile(slope[where], EDGES)) & (slope > 1e-4)
+    if not edges.any():
+        return 0.0
+    ratio = np.maximum(slope[edges] / np.maximum(lower[edges], 1e-6), 1.001)
+    return float(np.quantile(again / np.sqrt(ratio**2 - 1), SHARPEST))
+
+
+def _smooth_as(face: Plane, template: Plane, landmarks: Points) -> Plane:
+    lab, wanted = (cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB) for rgb in (face, template))
+    radius = FINE * face_width(landmarks)
+    skin, other = skin_likeness(lab, landmarks), skin_likeness(wanted, landmarks)
+    features = cv2.GaussianBlur(_features(landmarks, skin.shape, radius), (0, 0), 2 * radius)
+    inside = _hull(landmarks, skin.shape) * (1 - features)
+    texture, smoother = (cv2.GaussianBlur(v, (0, 0), radius) for v in (lab, wanted))
+    texture, smoother = lab - texture, wanted - smoother
+    most = _strength(smoother[..., 0], other * inside) / max(_strength(texture[..., 0], skin * inside), 1e-3)
+    gain = float(np.clip(most, LEAST_TEXTURE, 1))
+    lab = lab - (1 - gain) * texture * (skin * (1 - features))[..., None]
+    return np.clip(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB), 0, 1)
+
+
+def _features(landmarks: Points, shape: tuple[int, ...], margin: float) -> Mask:
+    mask = np.zeros(shape[:2], np.float32)
+    for part in (slice(17, 22), slice(22, 27), slice(36, 42), slice(42, 48), slice(48, 60)):
+        mask = np.maximum(mask, _hull(landmarks[part], shape))
+    size = 2 * int(2 * margin) + 1
+    return cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)))
+
+
+def _strength(texture: Plane, where: Mask) -> float:
+    """Mean size, by a median so that single hairs and moles do not count."""
+    values = np.abs(texture[where > 0.5])
+    return float(np.median(values)) if len(values) else 0.0
+
+
+def _slope(grey: Plane) -> Plane:
+    return np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0) / 8, cv2.Sobel(grey, cv2.CV_32F, 0, 1) / 8)
+
+
+def _hull(points: Points, shape: tuple[int, ...]) -> Mask:
+    mask = np.zeros(shape[:2], np.float32)
+    cv2.fillConvexPoly(mask, cv2.convexHull(np.round(points).astype(np.int32)), 1.0)
+    return mask
