@@ -125,8 +125,9 @@ class InsightFaceId:
             return []
         side = self._network.input_size[0]
         chips = [_bgr(norm_crop(rgb, face.points, side)) for rgb, face in faces]
-        vectors = self._network.get_feat(chips).astype(np.float32)
-        return [vector / np.linalg.norm(vector) for vector in vectors]
+        is_fixed = isinstance(self._network.input_shape[0], int)  # some files were written for one face at a time
+        vectors = [self._network.get_feat(batch) for batch in ([[chip] for chip in chips] if is_fixed else [chips])]
+        return [vector / np.linalg.norm(vector) for vector in np.concatenate(vectors).astype(np.float32)]
 
     def likeness(self, a: Embedding, b: Embedding) -> float:
         """Cosine, -1..1."""

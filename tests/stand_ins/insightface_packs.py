@@ -39,9 +39,9 @@ def write_pack(folder: Path, yaw: float = 0, pitch: float = 0, roll: float = 0, 
     return folder
 
 
-def write_face_id(path: Path, seed: int = 0) -> Path:
-    """Nx3x112x112 -> Nx512: a random projection of the pooled face."""
-    return _write_pooled(path, size=112, out=512, pool=8, seed=seed)
+def write_face_id(path: Path, seed: int = 0, batch: str | int = "None") -> Path:
+    """Nx3x112x112 -> Nx512: a random projection of the pooled face. N is any number, or `batch`."""
+    return _write_pooled(path, size=112, out=512, pool=8, seed=seed, batch=batch)
 
 
 def write_detector(path: Path) -> Path:
@@ -106,7 +106,7 @@ def turned_head(yaw: float, pitch: float, roll: float) -> Array:
     return (head @ (about_z @ about_y @ about_x).T).astype(np.float32)
 
 
-def _write_pooled(path: Path, size: int, out: int, pool: int, seed: int) -> Path:
+def _write_pooled(path: Path, size: int, out: int, pool: int, seed: int, batch: str | int = "None") -> Path:
     side = size // pool
     width = 3 * side * side
     weights = np.random.default_rng(seed).normal(size=(width, out)) / math.sqrt(width)
@@ -116,8 +116,8 @@ def _write_pooled(path: Path, size: int, out: int, pool: int, seed: int) -> Path
         _node("Reshape", ["pooled", "flat"], ["row"]),
         _node("Gemm", ["row", "weights", "bias"], ["fc1"]),
     ]
-    batch = "None" if out == 512 else 1
-    return _save(path, nodes, [_value("data", ["None", 3, size, size])], [_value("fc1", [batch, out])], values)
+    rows = batch if out == 512 else 1
+    return _save(path, nodes, [_value("data", [batch, 3, size, size])], [_value("fc1", [rows, out])], values)
 
 
 def _as_rows(name: str, out: str, width: int) -> list[onnx.NodeProto]:

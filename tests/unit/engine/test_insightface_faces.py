@@ -137,6 +137,18 @@ def test_several_faces_are_embedded_in_one_run(faces: InsightFaceFaces, runs: Co
     assert faces.recogniser.embed_all([]) == []
 
 
+def test_a_face_id_file_for_one_face_at_a_time_embeds_several_after_each_other(
+    tmp_path: Path, faces: InsightFaceFaces
+) -> None:
+    one = InsightFaceFaces(
+        packs.write_pack(tmp_path / "pack"), recognition=packs.write_face_id(tmp_path / "one.onnx", batch=1)
+    )
+    rgb = np.random.default_rng(1).integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8)
+    seen = [(rgb, face) for face in faces.detector(scene((packs.CYAN, 64, 64, 16), (packs.MAGENTA, 320, 256, 32)))]
+    assert len(seen) == 2
+    assert np.array(one.recogniser.embed_all(seen)) == pytest.approx(np.array(faces.recogniser.embed_all(seen)))
+
+
 def test_a_known_face_is_found_in_one_run_of_the_detector(faces: InsightFaceFaces, runs: Counter[str]) -> None:
     rgb = scene((packs.MAGENTA, 64, 64, 32), (packs.CYAN, 560, 560, 16))
     (whole,) = (face for face in faces.detector(rgb) if face.width > 100)
