@@ -8,6 +8,7 @@ from functools import cached_property
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from engine import metrics
 from engine.bending import bent_to
@@ -77,12 +78,11 @@ class Rim:
         return Rim(template, fused.parts.face, skin)
 
     def seam(self, rgb: Rgb) -> float:
-        seen = self._seen
-        return round(metrics.seam(rgb[seen], self.template[seen], self.face[seen], self.skin[seen]), 2)
+        own, counts = self._steps
+        return round(metrics.mean_step(metrics.steps(rgb[self._seen], self.face[self._seen]) - own, counts), 2)
 
     def natural_step(self) -> float:
-        seen = self._seen
-        return round(metrics.natural_step(self.template[seen], self.face[seen], self.skin[seen]), 2)
+        return round(metrics.mean_step(*self._steps), 2)
 
     def matched(self, rgb: Rgb, face: Face) -> Rgb:
         rows, columns = seen = self._seen
@@ -93,6 +93,12 @@ class Rim:
             piece, self.template[seen], self.face[seen], self.skin[seen], own_skin, face.width
         )
         return result
+
+    @cached_property
+    def _steps(self) -> tuple[NDArray[np.float32], Mask]:
+        """The template's own, and how much each counts: the same for all pictures that are measured against it."""
+        face = self.face[self._seen]
+        return metrics.steps(self.template[self._seen], face), metrics.weight(face, self.skin[self._seen])
 
     @cached_property
     def _seen(self) -> tuple[slice, slice]:

@@ -19,18 +19,29 @@ def seam(rgb: Rgb, template: Rgb, mask: Mask, skin: Mask) -> float:
     counts is the edge where the template's `skin` (0..1) runs across it: only there would an eye find a seam, hair
     and background have their own edges. 0 is as seamless as the template, 1 just visible.
     """
-    steps, weight = added_steps(rgb, template, mask, skin)
-    return _mean(np.linalg.norm(steps, axis=-1), weight)
+    return mean_step(steps(rgb, mask) - steps(template, mask), weight(mask, skin))
 
 
 def natural_step(template: Rgb, mask: Mask, skin: Mask) -> float:
     """The template's own colour step on the same ring, for scale, in CIE76 ΔE."""
-    return _mean(np.linalg.norm(_steps(template, mask), axis=-1), _edge(mask) * _across(mask, skin))
+    return mean_step(steps(template, mask), weight(mask, skin))
 
 
-def added_steps(rgb: Rgb, template: Rgb, mask: Mask, skin: Mask) -> tuple[NDArray[np.float32], Mask]:
-    """(H, W, 3) the steps that `seam` averages, in Lab, inside minus outside; (H, W) how much each counts."""
-    return _steps(rgb, mask) - _steps(template, mask), _edge(mask) * _across(mask, skin)
+def steps(rgb: Rgb, mask: Mask) -> NDArray[np.float32]:
+    """(H, W, 3) the colour inside the edge of `mask` minus that outside, over a small ring, in Lab."""
+    inner, outer = _sides(cv2.cvtColor(rgb.astype(np.float32) / 255, cv2.COLOR_RGB2LAB), mask)
+    return inner - outer
+
+
+def weight(mask: Mask, skin: Mask) -> Mask:
+    """(H, W) how much the step at each pixel counts: on the edge, where `skin` runs across it."""
+    inner, outer = _sides(skin[..., None], mask)
+    return _edge(mask) * np.minimum(inner, outer)[..., 0]
+
+
+def mean_step(added: NDArray[np.float32], counts: Mask) -> float:
+    """Of (H, W, 3) differences between steps, in CIE76 ΔE."""
+    return float((np.linalg.norm(added, axis=-1) * counts).sum() / max(float(counts.sum()), 1e-6))
 
 
 def changed_pixels(a: Rgb, b: Rgb, where: NDArray[np.bool_]) -> int:
@@ -64,17 +75,3 @@ def _sides(values: NDArray[np.float32], mask: Mask) -> tuple[NDArray[np.float32]
         for side in (inside, 1 - inside)
     )
     return inner, outer
-
-
-def _steps(rgb: Rgb, mask: Mask) -> NDArray[np.float32]:
-    inner, outer = _sides(cv2.cvtColor(rgb.astype(np.float32) / 255, cv2.COLOR_RGB2LAB), mask)
-    return inner - outer
-
-
-def _across(mask: Mask, skin: Mask) -> Mask:
-    inner, outer = _sides(skin[..., None], mask)
-    return np.minimum(inner, outer)[..., 0]
-
-
-def _mean(values: NDArray[np.float32], weights: Mask) -> float:
-    return float((values * weights).sum() / max(float(weights.sum()), 1e-6))

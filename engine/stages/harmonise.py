@@ -73,8 +73,9 @@ def rim_matched(picture: Rgb, template: Rgb, face: Mask, skin: Mask, own_skin: M
     depth, height = (cv2.distanceTransform(side, cv2.DIST_L2, 5) / width for side in (inside, 1 - inside))
     fade = _smooth(1 - depth / INWARDS) * _smooth(0.5 + (depth - height) / (2 * OUTWARDS)) * own_skin
     lab = cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    own, weight = metrics.steps(template, face), metrics.weight(face, skin * own_skin)
     for _ in range(ROUNDS):
-        steps, weight = metrics.added_steps(picture, template, face, skin * own_skin)
+        steps = metrics.steps(picture, face) - own
         near = cv2.GaussianBlur(weight, (0, 0), BAND * width)[..., None]
         field = cv2.GaussianBlur(steps * weight[..., None], (0, 0), BAND * width) / np.maximum(near, 1e-6)
         field *= np.clip(near * TRUST * width, 0, 1)  # far from any skin at the rim nothing is known
