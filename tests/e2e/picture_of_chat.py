@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from bot.sandbox.server import Sandbox
 from tests.e2e.chromium import Page
 
-WIDTH, HEIGHT, SCALE = 390, 760, 1.25
+WIDTH, HEIGHT, SCALE = 390, 820, 1.25
 MARGIN, RADIUS = 44, 34
 BACKDROP = ((232, 228, 255), (255, 236, 228))  # top left, bottom right
 
