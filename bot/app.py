@@ -288,12 +288,9 @@ async def open_bot(settings: Settings, clock: Clock = utc_now) -> AsyncIterator[
         processes=settings.intake_processes, max_bytes=settings.max_file_bytes, max_pixels=settings.max_pixels
     )
     try:
-        if count := await keys.unopenable():
-            raise StartFailure(_FOREIGN_KEYS.format(count=count))
-        await templates.publish(blobs)
         async with intake:
             parts = Parts(settings, db, blobs, keys, queue, intake, templates, Tombstones(settings.data_dir), clock)
-            await forget_again(parts)
+            await _make_ready(parts)
             try:
                 yield Bot(parts)
             finally:
@@ -301,6 +298,17 @@ async def open_bot(settings: Settings, clock: Clock = utc_now) -> AsyncIterator[
     finally:
         await queue.close()
         await db.close()
+
+
+async def _make_ready(parts: Parts) -> None:
+    """What has to be in order before anybody is answered. Raises StartFailure."""
+    try:
+        if count := await parts.keys.unopenable():
+            raise StartFailure(_FOREIGN_KEYS.format(count=count))
+        await parts.templates.publish(parts.blobs)
+        await forget_again(parts)
+    except (SQLAlchemyError, OSError) as error:
+        raise StartFailure(f"Database or blobs cannot be used yet: {_first_line(error)}") from error
 
 
 def frontends_of(settings: Settings) -> dict[str, Frontend]:

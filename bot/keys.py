@@ -6,8 +6,10 @@ import argparse
 import asyncio
 import os
 import sys
+import tempfile
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -47,14 +49,17 @@ def master_keys(settings: Settings, *, may_make: bool = True) -> MasterKeys:
 
 def _make(path: Path) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Under its name there is a whole key or none: an empty file would keep the bot from ever starting.
+    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=".unfinished-")
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return  # another process was faster
-    with os.fdopen(handle, "w") as file:
-        file.write(f"{written_key(new_key())}\n")
-        file.flush()
-        os.fsync(file.fileno())
+        with os.fdopen(handle, "w") as file:
+            file.write(f"{written_key(new_key())}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):  # another process was faster
+            os.link(unfinished, path)
+    finally:
+        os.unlink(unfinished)
 
 
 class UserKeys:

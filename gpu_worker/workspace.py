@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,8 +39,7 @@ class Workspace:
     def __init__(self, work_dir: Path) -> None:
         work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         _delete_leftovers(work_dir)
-        self._folder = Path(tempfile.mkdtemp(prefix="worker-", dir=work_dir.absolute()))
-        self._lock = _locked(self._folder)
+        self._folder, self._lock = _own_folder(work_dir.absolute())
 
     @contextmanager
     def job_folder(self, claim: Claim) -> Iterator[Path]:
@@ -56,8 +55,20 @@ class Workspace:
 
     def close(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
-        if self._lock is not None:
-            os.close(self._lock)
+        os.close(self._lock)
+
+
+def _own_folder(work_dir: Path) -> tuple[Path, int]:
+    """A new folder and the handle that holds its lock."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix="worker-", dir=work_dir))
+        # A worker that starts at this moment may take the folder for a dead worker's before it is locked.
+        with suppress(FileNotFoundError):
+            lock = _locked(folder)
+            if lock is not None and folder.exists():
+                return folder, lock
+            if lock is not None:
+                os.close(lock)
 
 
 def _locked(folder: Path) -> int | None:

@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -34,8 +35,9 @@ async def main() -> int:
     try:
         await run(settings, stop, clock=lambda: wrong_clock(path))
     except StartFailure as failure:
-        print(failure, file=sys.stderr)
-        return 69
+        with suppress(OSError):
+            os.write(2, f"{failure}\n".encode())
+        os._exit(69)  # where the disk is full the log cannot be flushed, and that would end it with another code
     return 0
 
 

@@ -162,3 +162,12 @@ async def test_what_a_worker_stores_is_sealed(bench: Bench, workers: Workers) ->
     for key in await bench.stored.keys(result.files_prefix):
         assert (await bench.stored.get(key)).startswith(MAGIC)
         assert await bench.blobs.get(key)
+
+
+async def test_a_place_for_blobs_that_cannot_be_written_is_one_sentence(valkey: ValkeyServer, tmp_path: Path) -> None:
+    settings = Settings(
+        _env_file=None, data_dir=tmp_path, redis_url=SecretStr(valkey.url), blobs_url="file:///proc/no/where"
+    )
+    with pytest.raises(StartFailure, match="Database or blobs cannot be used yet"):
+        async with open_bot(settings):
+            pass

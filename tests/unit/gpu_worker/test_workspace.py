@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -164,6 +165,28 @@ async def test_a_store_that_stays_away_is_given_up() -> None:
 
     with pytest.raises(OSError, match="away"):
         await persistently(action, 0.1, go_on)
+
+
+def test_two_workers_that_start_at_once_do_not_take_each_others_folder_for_a_dead_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, calls, others = tempfile.mkdtemp, 0, list[Workspace]()
+
+    def made_while_another_starts(**options: Any) -> str:
+        nonlocal calls
+        calls += 1
+        folder = make(**options)
+        if calls == 1:  # the folder is not locked yet
+            others.append(Workspace(tmp_path))
+        return folder
+
+    monkeypatch.setattr(tempfile, "mkdtemp", made_while_another_starts)
+    workspace = Workspace(tmp_path)
+    for one in (workspace, *others):
+        with one.job_folder(Claim("job001", 1, 1, "worker", deaths=0)) as folder:
+            assert folder.is_dir()
+        one.close()
+    assert not list(tmp_path.iterdir())
 
 
 def test_folders_of_dead_workers_are_deleted_and_those_of_live_ones_are_not(tmp_path: Path) -> None:
