@@ -28,6 +28,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], co
     train.set_defaults(command=_train)
 
     portrait = kinds.add_parser("portrait", parents=[common, weights], help="portraits from photos' pixels to pixels")
+    portrait.add_argument(
+        "--faces",
+        choices=("dlib", "insightface"),
+        default="dlib",
+        help="insightface: networks of the production profile's size (extras `production` and `gpu` or `cpu`)",
+    )
     portrait.set_defaults(command=_portrait)
 
 
