@@ -24,8 +24,7 @@ from bot.replies import Reply
 from bot.reports import take_report
 from bot.templates import numbered_key
 from gpu_worker.contract.blobs import own_template_key, photo_key, subject_prefix
-
-MORE = 4  # candidates of "more like this"
+from gpu_worker.contract.jobs import MORE_CANDIDATES
 
 
 @dataclass
@@ -229,7 +228,7 @@ class Actor:
         job = await self._store.jobs.get(portrait.job_id) if portrait else None
         if job is None or job.template_id is None:
             return self._answer(r.OutOfDate())
-        return await self._order_portrait(job.template_id, _sitters_of(job), MORE)
+        return await self._order_portrait(job.template_id, _sitters_of(job), MORE_CANDIDATES)
 
     async def _favourite(self, order: a.Favourite) -> list[a.Telling]:
         """The message that was pressed shows it; a text below an album only says so."""

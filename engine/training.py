@@ -8,7 +8,7 @@ import resource
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,7 +19,7 @@ from engine.config import MAX_PHOTOS, ScoreAgainst, TrainingConfig
 from engine.errors import TooManyPhotos, UnusablePhotos
 from engine.images import read_photo, write_jpeg, write_whole
 from engine.inspection import PhotoFindings, examine, examine_file, judge
-from engine.progress import Progress, Report, Stage, Stopwatch
+from engine.progress import Progress, Report, Stage, Stopwatch, silent
 from engine.stages import merge, retouch, segment, train_lora, validate
 from engine.stages.caption import training_caption
 from engine.subject import FoundFaces
@@ -102,10 +102,7 @@ def train_subject(
         training, held_out = split(inspection, config.held_out_share)
     on_inspected(inspection)
     with watch.timing(Stage.PREPARE):
-        crops = [_crop(photo, profile, config) for photo in _told(training, Stage.PREPARE, report)]
-        pictures, landmarks = [rgb for rgb, _ in crops], [face.landmarks for _, face in crops]
-        caption = training_caption(config.trigger)
-        data = train_lora.training_set(pictures, caption, profile.diffusion, config, landmarks)
+        data = _training_set(training, profile, config, report)
         exam = _exam(profile, config, training, held_out)
     run = _Run(exam, checkpoints, report, watch)
     run.train(data, config.steps_for(len(inspection.usable)))
@@ -114,6 +111,18 @@ def train_subject(
     result = run.result(inspection, training, held_out)
     _write_subject(SubjectFiles(out), result, run, training, held_out)
     return result
+
+
+def rehearse(photos: Sequence[InspectedPhoto], profile: Profile, config: TrainingConfig) -> None:
+    """The start of a training by these numbers on `photos`, whoever they show, and a render of a checkpoint and of the
+    merged LoRA: what a training has to record is then recorded. It leaves nothing else behind."""
+    data = _training_set(photos, profile, config, silent)
+    exam = _exam(profile, config, photos, photos)
+    exam = replace(exam, canvases=exam.canvases[:1])  # all have one size
+    with train_lora.rehearsed(data, profile.diffusion, config) as state:
+        exam.score(exam.paint(lambda: None))
+    with lora.applied(profile.diffusion, state, 1.0):
+        exam.score(exam.paint(lambda: None))
 
 
 def inspect_set(photos: Sequence[Photo | Path], profile: Profile, config: TrainingConfig, report: Report) -> Inspection:
@@ -227,6 +236,15 @@ def _told(items: Sequence[T], stage: Stage, report: Report) -> Iterator[T]:
     for done, item in enumerate(items, start=1):
         yield item
         report(Progress(stage, done, len(items)))
+
+
+def _training_set(
+    photos: Sequence[InspectedPhoto], profile: Profile, config: TrainingConfig, report: Report
+) -> train_lora.TrainingSet:
+    crops = [_crop(photo, profile, config) for photo in _told(photos, Stage.PREPARE, report)]
+    pictures, landmarks = [rgb for rgb, _ in crops], [face.landmarks for _, face in crops]
+    caption = training_caption(config.trigger)
+    return train_lora.training_set(pictures, caption, profile.diffusion, config, landmarks)
 
 
 def _crop(inspected: InspectedPhoto, profile: Profile, config: TrainingConfig) -> tuple[Rgb, Face]:

@@ -30,6 +30,7 @@ from gpu_worker.engine_messages import (
     TO_ENGINE,
     Done,
     Ended,
+    Expected,
     Options,
     Pause,
     Ready,
@@ -46,6 +47,7 @@ logger = logging.getLogger(__name__)
 
 
 Runner = Callable[[Run, Report], AnyResult]
+Loader = Callable[[str, str, Expected], Runner]  # of a profile's name and a device
 
 
 def main(arguments: list[str]) -> None:
@@ -121,8 +123,8 @@ class _Child:
                 self._say(self._end_of(request, run))
 
     def _load(self, options: Options) -> Runner:
-        loader: Callable[[str, str], Runner] = getattr(importlib.import_module(options.entry), options.loader)
-        return loader(options.profile, options.device)
+        loader: Loader = getattr(importlib.import_module(options.entry), options.loader)
+        return loader(options.profile, options.device, options.expected)
 
     def _end_of(self, request: Run, run: Runner) -> Ended:
         def tell(progress: Progress) -> None:

@@ -41,7 +41,7 @@ from gpu_worker.contract.events import (
 )
 from gpu_worker.contract.jobs import BlobKey, CheckTemplate, InspectPhotos, MakePortraits, TrainSubject
 from gpu_worker.engine_child import Runner
-from gpu_worker.engine_messages import Run
+from gpu_worker.engine_messages import NOTHING_EXPECTED, Expected, Run
 from gpu_worker.failures import photo_verdicts
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ _KEPT_FINDINGS = 200
 _KEPT_FOR_S = 1800.0
 
 
-def load_checks(profile: str, device: str) -> Runner:
+def load_checks(profile: str, device: str, _: Expected = NOTHING_EXPECTED) -> Runner:
     """A runner for `InspectPhotos` and `CheckTemplate`, its models loaded."""
     models = load_profile(profile, device)
     checks = _Checks(models)
@@ -114,12 +114,15 @@ class _Checks:
         return CheckTemplateResult(faces=tuple(_as_shares(face, template) for face in left_to_right(faces)))
 
 
-def load_renders(profile: str, device: str) -> Runner:
-    """A runner for `TrainSubject` and `MakePortraits`, its models loaded."""
+def load_renders(profile: str, device: str, expected: Expected = NOTHING_EXPECTED) -> Runner:
+    """A runner for `TrainSubject` and `MakePortraits`, its models loaded and made ready for what is expected."""
     import torch
+
+    from engine.warm_up import prepare
 
     models = load_profile(profile, device)
     renders = _Renders(models)
+    prepare(models, expected.trainings, expected.candidates)
 
     def run(request: Run, tell: Report) -> AnyResult:
         try:

@@ -17,6 +17,17 @@ from gpu_worker.contract.jobs import BlobKey, Job, Message
 LONGEST_LINE = 4 * 1024 * 1024
 
 
+class Expected(Message):
+    """What an engine process makes ready before it says Ready: trainings, and portraits of these numbers of candidates,
+    the usual number first."""
+
+    trainings: bool = False
+    candidates: tuple[int, ...] = ()
+
+
+NOTHING_EXPECTED = Expected()
+
+
 class Options(Message):
     """How to start an engine process. `loader` is the function of module `entry` that gives the Runner."""
 
@@ -27,6 +38,7 @@ class Options(Message):
     memory_mib: int
     log_format: str
     log_level: str
+    expected: Expected = NOTHING_EXPECTED
 
 
 class Run(Message):

@@ -26,8 +26,8 @@ from redis.exceptions import RedisError
 from gpu_worker.background import beside, end
 from gpu_worker.claims import Claims
 from gpu_worker.contract.blobs import open_blobs
-from gpu_worker.contract.jobs import CHECK_QUEUE, PORTRAIT_QUEUE, TRAIN_QUEUE, worker_key
-from gpu_worker.engine_messages import Options
+from gpu_worker.contract.jobs import CHECK_QUEUE, MORE_CANDIDATES, PORTRAIT_QUEUE, TRAIN_QUEUE, worker_key
+from gpu_worker.engine_messages import NOTHING_EXPECTED, Expected, Options
 from gpu_worker.engine_process import EngineCannotStart, EngineDied, EngineProcess
 from gpu_worker.health import Numbers, PortTaken, health_page
 from gpu_worker.queues import connect, serve_queue
@@ -89,7 +89,9 @@ async def run_worker(settings: WorkerSettings) -> int:
     return 0
 
 
-def _engine(settings: WorkerSettings, loader: Literal["load_checks", "load_renders"]) -> EngineProcess:
+def _engine(
+    settings: WorkerSettings, loader: Literal["load_checks", "load_renders"], expected: Expected = NOTHING_EXPECTED
+) -> EngineProcess:
     options = Options(
         entry=settings.engine_entry,
         loader=loader,
@@ -98,6 +100,7 @@ def _engine(settings: WorkerSettings, loader: Literal["load_checks", "load_rende
         memory_mib=settings.engine_memory_mib,
         log_format=settings.log_format,
         log_level=settings.log_level,
+        expected=expected,
     )
     # Where its models lie and how they run is all that the engine needs to know of our settings.
     models = {"PORTRAIT_MODELS_DIR": str(settings.models_dir), "PORTRAIT_FEW_STEP_LORA": settings.few_step_lora}
@@ -127,15 +130,19 @@ def _lanes(parts: WorkerParts) -> list[_Lane]:
     def lane(queue: str, engine: EngineProcess, turn: asyncio.Semaphore, patient: EngineProcess | None = None) -> _Lane:
         return _Lane(queue, engine, JobRunner(parts, engine, patient), turn)
 
-    checks = lane(CHECK_QUEUE, _engine(parts.settings, "load_checks"), asyncio.Semaphore(1))
-    engine, turn = _engine(parts.settings, "load_renders"), asyncio.Semaphore(1)
-    trainings = lane(TRAIN_QUEUE, engine, turn)
-    if parts.settings.one_engine:
-        return [checks, lane(PORTRAIT_QUEUE, engine, turn), trainings]
+    settings = parts.settings
+    candidates = tuple(dict.fromkeys((settings.portraits_per_job, MORE_CANDIDATES)))
+    checks = lane(CHECK_QUEUE, _engine(settings, "load_checks"), asyncio.Semaphore(1))
+    if settings.one_engine:
+        both = _engine(settings, "load_renders", Expected(trainings=True, candidates=candidates))
+        turn = asyncio.Semaphore(1)
+        return [checks, lane(PORTRAIT_QUEUE, both, turn), lane(TRAIN_QUEUE, both, turn)]
+    trains = _engine(settings, "load_renders", Expected(trainings=True))
+    paints = _engine(settings, "load_renders", Expected(candidates=candidates))
     return [
         checks,
-        lane(PORTRAIT_QUEUE, _engine(parts.settings, "load_renders"), asyncio.Semaphore(1), patient=engine),
-        trainings,
+        lane(PORTRAIT_QUEUE, paints, asyncio.Semaphore(1), patient=trains),
+        lane(TRAIN_QUEUE, trains, asyncio.Semaphore(1)),
     ]
 
 

@@ -56,6 +56,7 @@ class WorkerSettings(BaseSettings):
         description="For a small GPU: trainings and portraits share one engine process, and a portrait waits for the "
         "training that runs. Otherwise each has its own, and a training pauses while a portrait is made.",
     )
+    portraits_per_job: int = Field(1, ge=1, le=8, description="Candidates made for one request of a portrait.")
     lease_s: float = Field(
         30,
         gt=0.5,

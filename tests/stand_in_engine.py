@@ -39,17 +39,17 @@ from gpu_worker.contract.events import (
 )
 from gpu_worker.contract.jobs import CheckTemplate, InspectPhotos, MakePortraits, TrainSubject
 from gpu_worker.engine_child import Runner
-from gpu_worker.engine_messages import Run
+from gpu_worker.engine_messages import Expected, Run
 
 STEP_S = 0.05
 STEPS_PER_CHECKPOINT = 5
 
 
-def load_checks(profile: str, device: str) -> Runner:
+def load_checks(profile: str, device: str, expected: Expected) -> Runner:
     return _run
 
 
-def load_renders(profile: str, device: str) -> Runner:
+def load_renders(profile: str, device: str, expected: Expected) -> Runner:
     return _run
 
 

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-MOST = 12  # recordings: both passes with one and with several candidates, plain and fast, and the autoencoder
+# Recordings: at most ten that a worker makes at its start (engine/warm_up.py), and those of two canvases of other sizes
+# (group portraits, painted templates), three each.
+MOST = 16
 WARM_UP = 2  # runs before recording: libraries choose algorithms and allocate in the first ones
 
 Function = Callable[..., Tensor]
@@ -25,8 +27,12 @@ class Graphs:
     def __init__(self, most: int = MOST, recording: bool = True) -> None:
         self.recording = recording
         self._most = most
-        self._known: OrderedDict[Hashable, _Recording] = OrderedDict()
+        self._known: OrderedDict[Hashable, Function] = OrderedDict()
         self._pool: Any = None  # of memory, one for all: they never run at the same time
+
+    def records_on(self, device: torch.device) -> bool:
+        """Whether anything would be recorded on that device."""
+        return self.recording and device.type == "cuda"
 
     def recorded(self, key: Hashable, function: Function, *inputs: Tensor) -> Function:
         """What does as `function` for inputs shaped as these; its result is overwritten by its next call.
@@ -34,18 +40,19 @@ class Graphs:
         All that decides what `function` does must be in `key`, beside the contents of its inputs and of the weights:
         shapes, what it closes over, and `identity` of the networks.
         """
-        if not (self.recording and inputs[0].is_cuda):
+        if not self.records_on(inputs[0].device):
             return function
-        recording = self._known.pop(key, None) or self._new(function, inputs)
-        self._known[key] = recording
-        return recording
+        if key not in self._known:
+            while len(self._known) >= self._most:
+                self._known.popitem(last=False)
+            self._known[key] = self._new(function, inputs)
+        self._known.move_to_end(key)
+        return self._known[key]
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def _new(self, function: Function, inputs: tuple[Tensor, ...]) -> _Recording:
-        while len(self._known) >= self._most:
-            self._known.popitem(last=False)
+    def _new(self, function: Function, inputs: tuple[Tensor, ...]) -> Function:
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         return _Recording(function, inputs, self._pool)

@@ -116,41 +116,59 @@ def checkpoints(
     `folder` belongs to this training alone; what another set of photos or numbers left in it is thrown away. Whatever
     `on_step` raises ends the training; the folder then holds all up to the last checkpoint.
     """
+    with _begun(data, diffusion, config) as step:
+        yield from _course(step, data, steps, config, folder, on_step)
+
+
+@contextmanager
+def rehearsed(data: TrainingSet, diffusion: Diffusion, config: TrainingConfig) -> Iterator[lora.State]:
+    """Within the block the model is as at a checkpoint of a training of these numbers, one step old. Nothing is written
+    and nothing of `data` stays; what the step had to record does."""
+    with _begun(data, diffusion, config) as step:
+        step(*_batch(data, 0, config))
+        yield step.lora.state()
+
+
+@contextmanager
+def _begun(data: TrainingSet, diffusion: Diffusion, config: TrainingConfig) -> Iterator[LoraStep]:
+    """Within the block the model carries a new LoRA, which the step trains."""
     with _memory_of(config, diffusion):
-        yield from _course(data, steps, diffusion, config, folder, on_step)
+        step = _step_of(diffusion, config, tuple(data.latents.shape[2:]), data.caption)
+        try:
+            with step.lora.in_model():
+                step.begin(config.seed)
+                yield step
+        finally:
+            step.forget()
+            if config.memory_gib:  # where memory is scarce, portraits get it back
+                diffusion.kept.pop(KEPT, None)
 
 
 def _course(
-    data: TrainingSet, steps: int, diffusion: Diffusion, config: TrainingConfig, folder: Path, on_step: OnStep
+    step: LoraStep, data: TrainingSet, steps: int, config: TrainingConfig, folder: Path, on_step: OnStep
 ) -> Generator[Checkpoint]:
-    step = _step_of(diffusion, config, tuple(data.latents.shape[2:]), data.caption)
     writer = ThreadPoolExecutor(1)  # the next steps run while a checkpoint is written
     written: Future[None] | None = None
+    done = 0
     try:
-        with step.lora.in_model():
-            step.begin(config.seed)
-            done = 0
-            for saved, optimizer_state in _resumed(folder, _fingerprint(data, steps, config)):
-                step.load(saved.lora, optimizer_state)
-                done = saved.step
+        for saved, optimizer_state in _resumed(folder, _fingerprint(data, steps, config)):
+            step.load(saved.lora, optimizer_state)
+            done = saved.step
+            yield saved
+        while done < steps:
+            step(*_batch(data, done, config), _rate(done, steps, config.cool_down))
+            done += 1
+            if done % config.validation_steps == 0 or done == steps:
+                saved = Checkpoint(done, step.lora.state())
+                if written:
+                    written.result()
+                written = writer.submit(_save, folder, saved, step.optimizer_state())
                 yield saved
-            while done < steps:
-                step(*_batch(data, done, config), _rate(done, steps, config.cool_down))
-                done += 1
-                if done % config.validation_steps == 0 or done == steps:
-                    saved = Checkpoint(done, step.lora.state())
-                    if written:
-                        written.result()
-                    written = writer.submit(_save, folder, saved, step.optimizer_state())
-                    yield saved
-                on_step(done, steps)
+            on_step(done, steps)
         if written:
             written.result()
     finally:
         writer.shutdown()
-        step.forget()
-        if config.memory_gib:  # where memory is scarce, portraits get it back
-            diffusion.kept.pop(KEPT, None)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ BlobKey = Annotated[str, Field(pattern=f"^{KEY_PATTERN}$", max_length=300)]
 Count = Annotated[int, Field(ge=0, lt=2**31)]  # what the tables' integers take
 Style = Literal["natural", "polished", "strict"]
 
+MORE_CANDIDATES: Final = 4  # of "more like this"; a worker makes itself ready for so many, too
 MOST_PEOPLE: Final = 5  # subjects in one portrait
 MOST_FACES: Final = 20  # of a template that are counted
 

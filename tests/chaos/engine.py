@@ -15,19 +15,19 @@ from engine.errors import Stopped
 from engine.progress import Progress, Report, Stage
 from gpu_worker.contract.events import AnyResult
 from gpu_worker.engine_child import Runner
-from gpu_worker.engine_messages import Run
+from gpu_worker.engine_messages import Expected, Run
 from tests import stand_in_engine
 
 RECORD = "CHAOS_ENGINE_RECORD"  # environment variable: the file
 STEP_S = 0.1
 
 
-def load_checks(profile: str, device: str) -> Runner:
-    return _slowed(stand_in_engine.load_checks(profile, device))
+def load_checks(profile: str, device: str, expected: Expected) -> Runner:
+    return _slowed(stand_in_engine.load_checks(profile, device, expected))
 
 
-def load_renders(profile: str, device: str) -> Runner:
-    return _slowed(stand_in_engine.load_renders(profile, device))
+def load_renders(profile: str, device: str, expected: Expected) -> Runner:
+    return _slowed(stand_in_engine.load_renders(profile, device, expected))
 
 
 def _slowed(runner: Runner) -> Runner:

@@ -15,15 +15,16 @@ from engine.diffusion import chosen_device
 from engine.profiles import MiniProfile, Profile
 from gpu_worker import engine_jobs
 from gpu_worker.engine_child import Runner
+from gpu_worker.engine_messages import Expected
 
 
-def load_checks(profile: str, device: str) -> Runner:
+def load_checks(profile: str, device: str, expected: Expected) -> Runner:
     return engine_jobs.load_checks("mini", "cpu")
 
 
-def load_renders(profile: str, device: str) -> Runner:
+def load_renders(profile: str, device: str, expected: Expected) -> Runner:
     engine_jobs.load_profile = _random_profile
-    return engine_jobs.load_renders(profile, device)
+    return engine_jobs.load_renders(profile, device, expected)
 
 
 def _random_profile(name: str, device: str) -> Profile:
