@@ -106,6 +106,11 @@ class EngineProcess:
             raise TypeError(f"an engine process began with {first!r}")
         self._is_loaded = True
 
+    async def gone(self) -> None:
+        """Waits until there is no process that runs, whoever ended it."""
+        if self._process is not None:
+            await self._process.wait()
+
     async def run(self, request: Run, on_step: Callable[[Step], None]) -> Ended:
         """Runs a job to its end. Raises EngineDied, and what `start` raises. `request.number` is set here."""
         await self.start()

@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 _HEARTBEAT_EVERY_S = 5.0
 _HEARTBEAT_LIVES_S = 15
+_START_AGAIN_S = 10.0
 
 
 async def run_worker(settings: WorkerSettings) -> int:
@@ -123,7 +124,8 @@ class _Lane:
 
 
 def _are_served(lanes: Sequence[_Lane]) -> bool:
-    return all(lane.is_served for lane in lanes)
+    """Jobs of every kind are taken, and begin at once."""
+    return all(lane.is_served and lane.engine.is_ready for lane in lanes)
 
 
 def _lanes(parts: WorkerParts) -> list[_Lane]:
@@ -154,7 +156,8 @@ async def _serve(parts: WorkerParts, redis: ArqRedis, lanes: Sequence[_Lane]) ->
             await _start_or_stop(lane.engine, parts.stopping)
             lane.is_served = True
             logger.info("serving %s", lane.queue)
-            await serve_queue(lane.queue, lane.runner, lane.turn, redis, parts.settings.lease_s, parts.stopping)
+            async with beside(_kept_warm(lane.engine, lane.turn)):
+                await serve_queue(lane.queue, lane.runner, lane.turn, redis, parts.settings.lease_s, parts.stopping)
         finally:
             parts.stopping.set()  # the other queues give back what they are doing
 
@@ -162,6 +165,19 @@ async def _serve(parts: WorkerParts, redis: ArqRedis, lanes: Sequence[_Lane]) ->
     for result in results:
         if isinstance(result, BaseException):
             raise result
+
+
+async def _kept_warm(engine: EngineProcess, turn: asyncio.Semaphore) -> None:
+    """Starts the engine again when it is gone and no job is to do that: who comes next shall find it ready."""
+    while True:
+        await engine.gone()
+        async with turn:
+            try:
+                await engine.start()
+                continue
+            except (EngineCannotStart, EngineDied) as error:
+                logger.error("the engine cannot start again: %s", error)
+        await asyncio.sleep(_START_AGAIN_S)
 
 
 async def _start_or_stop(engine: EngineProcess, stopping: asyncio.Event) -> None:

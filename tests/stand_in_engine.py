@@ -22,7 +22,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from engine.errors import UnusablePhotos
+from engine.errors import OutOfGpuMemory, UnusablePhotos
 from engine.progress import Progress, Report, Stage
 from engine.types import PhotoReport, Reason, Verdict
 from gpu_worker.contract.events import (
@@ -41,6 +41,10 @@ from gpu_worker.contract.jobs import CheckTemplate, InspectPhotos, MakePortraits
 from gpu_worker.engine_child import Runner
 from gpu_worker.engine_messages import Expected, Run
 
+# Environment variables.
+STARTS = "STAND_IN_STARTS"  # a file that gets a line for each start of a process that renders: what it is to expect
+NO_ROOM = "STAND_IN_NO_ROOM"  # renders do not fit into the GPU's memory
+
 STEP_S = 0.05
 STEPS_PER_CHECKPOINT = 5
 
@@ -50,6 +54,11 @@ def load_checks(profile: str, device: str, expected: Expected) -> Runner:
 
 
 def load_renders(profile: str, device: str, expected: Expected) -> Runner:
+    if STARTS in os.environ:
+        with Path(os.environ[STARTS]).open("a", encoding="utf-8") as file:
+            file.write(expected.model_dump_json() + "\n")
+    if NO_ROOM in os.environ:
+        raise OutOfGpuMemory("the GPU's free memory is too little for a portrait")
     return _run
 
 

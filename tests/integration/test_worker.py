@@ -9,9 +9,13 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from gpu_worker.contract.events import Progress
 from gpu_worker.contract.jobs import TRAIN_QUEUE, WORKER_KEYS
+from gpu_worker.engine_messages import Expected
 from tests.integration.conftest import Workers
+from tests.stand_in_engine import NO_ROOM, STARTS
 from tests.worker_bench import Bench, children_of, is_alive
 
 
@@ -250,6 +254,46 @@ async def test_a_worker_whose_engine_cannot_start_takes_no_jobs(bench: Bench, wo
     await bench.enqueue(job)
     worker = workers.start(bench.server, engine_entry="tests.no_such_engine")
     assert await asyncio.to_thread(worker.wait, 15) == 1
+    assert not await bench.events(job)
+
+
+@pytest.mark.parametrize(
+    ("one_engine", "expected"),
+    [
+        ("0", [Expected(trainings=True), Expected(candidates=(2, 4))]),
+        ("1", [Expected(trainings=True, candidates=(2, 4))]),
+    ],
+)
+async def test_each_engine_is_told_for_what_to_make_ready(
+    bench: Bench,
+    workers: Workers,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    one_engine: str,
+    expected: list[Expected],
+) -> None:
+    starts = tmp_path / "starts"
+    starts.touch()
+    monkeypatch.setenv(STARTS, str(starts))
+    workers.start(bench.server, one_engine=one_engine, portraits_per_job="2")
+    for _ in range(400):
+        if len(starts.read_text().splitlines()) >= len(expected):
+            break
+        await asyncio.sleep(0.05)
+    job = await bench.train()
+    await bench.enqueue(job)
+    await bench.outcome(job)
+    assert sorted(starts.read_text().splitlines()) == sorted(each.model_dump_json() for each in expected)
+
+
+async def test_a_worker_that_does_not_fit_into_the_gpu_says_so_and_takes_no_jobs(
+    bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(NO_ROOM, "1")
+    job = await bench.train()
+    await bench.enqueue(job)
+    assert await asyncio.to_thread(workers.start(bench.server).wait, 15) == 1
+    assert "the engine cannot start: OutOfGpuMemory: the GPU's free memory is too little" in capfd.readouterr().err
     assert not await bench.events(job)
 
 

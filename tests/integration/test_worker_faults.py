@@ -8,8 +8,10 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from typing import Any, cast
 
+import aiohttp
 import pytest
 from redis.asyncio.client import Pipeline
 from redis.exceptions import WatchError
@@ -163,6 +165,35 @@ async def test_a_killed_engine_is_replaced_and_its_training_goes_on(bench: Bench
         os.kill(pid, signal.SIGKILL)
     succeeded = await bench.outcome(job)
     assert (succeeded.run, succeeded.result.steps) == (1, 20)
+
+
+async def test_an_engine_that_died_is_warm_again_before_anybody_asks(
+    bench: Bench, workers: Workers, unused_tcp_port: int
+) -> None:
+    worker = workers.start(bench.server, health_port=str(unused_tcp_port))
+    page, seen = f"http://127.0.0.1:{unused_tcp_port}/readyz", list[int]()
+
+    async def look(until: int) -> None:
+        async with asyncio.timeout(30), aiohttp.ClientSession() as client:
+            while until not in seen[-1:]:
+                with suppress(aiohttp.ClientError):
+                    async with client.get(page) as answer:
+                        seen.append(answer.status)
+                await asyncio.sleep(0.02)
+
+    await look(until=200)
+    before = children_of(worker.pid)
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    await look(until=503)
+    await look(until=200)
+    now = children_of(worker.pid)
+    assert len(now) == 3
+    assert not set(now) & set(before)
+    job = await bench.inspect()
+    await bench.enqueue(job)
+    assert (await bench.outcome(job)).event == "succeeded"
+    assert children_of(worker.pid) == now
 
 
 async def test_what_is_kept_in_redis_of_a_finished_job_is_small_and_ends(bench: Bench, workers: Workers) -> None:
