@@ -44,6 +44,7 @@ from engine.progress import silent
 from engine.sd15_profile import Sd15Profile, for_small_memory
 from engine.subject import FoundFaces
 from engine.types import Rgb, SubjectFiles
+from engine.warm_up import prepare
 
 RANK, ALPHA = 128, 64  # of a subject's LoRA, as the reference trains it
 FEW_STEP_RANK = 64
@@ -81,6 +82,9 @@ def run(options: argparse.Namespace) -> Json:
             "faces": profile.about_faces,
             "load_s": round(time.perf_counter() - begin, 2),
             "load_gib": gpu_peak_gib(device),
+            # As a worker does at its start; what then is left is each case's `warm_up_s`.
+            "prepare_s": _prepared(profile, base, (1, 4)),
+            "prepare_fast_s": _prepared(profile, cases["fast"], (1,)),
             "cases": {
                 name: _measured(name, profile, subject, config, options.repeats) for name, config in cases.items()
             },
@@ -178,6 +182,13 @@ def _random_lora(layers: Mapping[str, nn.Module], rank: int, alpha: float) -> lo
         state[name + lora.UP] = torch.randn(out, rank, *(1 for _ in kernel), generator=generator) * 0.01
         state[name + lora.ALPHA] = torch.tensor(float(alpha))
     return state
+
+
+def _prepared(profile: RandomProfile, config: PortraitConfig, candidates: tuple[int, ...]) -> float:
+    profile.portrait = config
+    begin = time.perf_counter()
+    prepare(profile, False, candidates)
+    return round(time.perf_counter() - begin, 2)
 
 
 def _measured(case: str, profile: RandomProfile, subject: SubjectFiles, config: PortraitConfig, repeats: int) -> Json:
