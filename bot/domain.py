@@ -125,20 +125,28 @@ class Template:
 class QueuePlace:
     """`position` 1 = next; 0 = running now. `eta_s` is measured over the last jobs of the kind, None while unknown.
 
-    `is_served`: a worker is online.
+    `is_served`: a worker is online. `is_starting`: all that are online still make themselves ready.
     """
 
     position: int
     eta_s: float | None
     is_served: bool = True
+    is_starting: bool = False
 
 
 @dataclass(frozen=True)
 class Workers:
-    """The workers that are alive. `one_engine`: their portraits wait behind trainings."""
+    """The workers that are alive. `one_engine`: their portraits wait behind trainings. `starting`: so many of them do
+    not take every kind of job yet."""
 
     count: int
     one_engine: bool = False
+    starting: int = 0
+
+    @property
+    def are_starting(self) -> bool:
+        """All that there are."""
+        return 0 < self.count == self.starting
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,12 @@ class Jobs:
         ahead: list[tuple[JobKind, float]] = [*(await self._still_running(lane)).items(), *queued.items()]
         wait, own = expected_wait_s(ahead, usual, workers.count), expected_wait_s([(job.kind, 1.0)], usual, 1)
         eta = wait + own if wait is not None and own is not None else None
-        return QueuePlace(1 + sum(queued.values()), eta if workers.count else None, is_served=workers.count > 0)
+        return QueuePlace(
+            1 + sum(queued.values()),
+            eta if workers.count and not workers.are_starting else None,
+            is_served=workers.count > 0,
+            is_starting=workers.are_starting,
+        )
 
     async def _queued_before(self, job: StoredJob, kinds: Sequence[JobKind]) -> dict[JobKind, int]:
         rows = await self._session.execute(

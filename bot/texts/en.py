@@ -120,6 +120,7 @@ PHRASES: dict[str, str] = {
     "queue.running": "{what}: {percent} % done.",
     "queue.waiting": "{what}: number {place} in the queue.",
     "queue.all": "In all, {n} orders are open.",
+    "queue.starting": "The worker is getting ready. It begins as soon as it is: in a minute or two.",
     "queue.no_worker": "No worker is online right now. Your orders are safe and wait for one.",
     "models.none.title": "You have no model yet",
     "models.none.how": "/train makes one.",

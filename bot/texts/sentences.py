@@ -132,6 +132,8 @@ def _standing(job: JobView, book: Phrasebook) -> list[str]:
     lines.append(book.phrase("working.eta", time=book.duration(eta)) if eta else "")
     if job.place and not job.place.is_served:
         lines.append(book.phrase("queue.no_worker"))
+    if job.place and job.place.is_starting:
+        lines.append(book.phrase("queue.starting"))
     return [*lines, book.phrase("working.leave") if job.kind == "train" else ""]
 
 
@@ -243,6 +245,8 @@ def _queue(reply: r.QueueStatus, book: Phrasebook, _: Language) -> list[str]:
         lines.append(book.phrase("queue.all", n=reply.waiting))
     if reply.jobs and not reply.workers:
         lines.append(book.phrase("queue.no_worker"))
+    if any(job.place and job.place.is_starting for job in reply.jobs):
+        lines.append(book.phrase("queue.starting"))
     return lines
 
 

@@ -110,6 +110,7 @@ PHRASES: dict[str, str] = {
     "queue.running": "{what}：已完成 {percent}%。",
     "queue.waiting": "{what}：第 {place} 位。",
     "queue.all": "目前共有 {n} 个任务。",
+    "queue.starting": "机器正在做准备，一两分钟后就会开始。",
     "queue.no_worker": "现在没有机器在线。你的任务很安全，会一直等着。",
     "models.none.title": "你还没有模型",
     "models.none.how": "用 /train 训练一个。",

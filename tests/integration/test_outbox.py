@@ -16,8 +16,9 @@ from bot.domain import JobStatus, NewJob, StoredJob, new_id, queue_score
 from bot.outbox import relay
 from bot.parts import utc_now
 from bot.replies import Choice
+from bot.texts import say
 from gpu_worker.contract.codec import job_payload
-from gpu_worker.contract.jobs import CHECK_QUEUE, PORTRAIT_QUEUE, CheckTemplate, arq_job_id
+from gpu_worker.contract.jobs import CHECK_QUEUE, PORTRAIT_QUEUE, CheckTemplate, arq_job_id, worker_key
 from tests.bot_bench import ANNA, BEN, BotBench, bot_bench
 from tests.valkey import ValkeyServer
 
@@ -169,6 +170,23 @@ async def test_a_job_that_runs_or_waits_is_left_alone(bench: BotBench) -> None:
     assert stored.attempt == 1
     await bench.settle()
     assert bench.chat.sent(r.PortraitsReady) == 1
+
+
+async def test_who_waits_for_workers_that_are_only_starting_is_told_so(bench: BotBench) -> None:
+    await bench.train()
+    await bench.press(Choice("use", bench.parts.templates.templates[0].template_id))
+    seen = []
+    for worker, state in (("w1", "loading"), ("w2", "loading"), ("w2", "ready")):
+        await bench.parts.queue.redis.hset(worker_key(worker), mapping={"state": state, "one_engine": "0"})
+        await bench.bot.reconciler.tick()
+        await bench.ask("queue")
+        answer = bench.chat.last(r.QueueStatus)
+        place = answer.jobs[0].place
+        assert place is not None
+        assert place.is_served
+        assert place.is_starting == ("getting ready" in str(say(answer, "en")))
+        seen.append(place.is_starting)
+    assert seen == [True, True, False]
 
 
 async def test_a_collection_that_nobody_checks_is_checked(bench: BotBench) -> None:

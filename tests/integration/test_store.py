@@ -197,6 +197,10 @@ async def test_the_place_in_the_queue_and_its_eta_are_measured(db: Database) -> 
             places.append(await store.jobs.place_of(job, workers=Workers(1)))
         # Ben has a job under way, so Anna's, ordered later, is next. Half of a usual 30 s are left of the running one.
         assert places == [QueuePlace(0, 15), QueuePlace(2, 75), QueuePlace(1, 45)]
+        waits = await store.jobs.get(second)
+        assert waits is not None
+        starting = await store.jobs.place_of(waits, Workers(2, starting=2))
+        assert starting == QueuePlace(1, None, is_starting=True), "nobody knows when they begin"
         assert await store.jobs.waiting() == 3
 
 

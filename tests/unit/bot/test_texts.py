@@ -90,6 +90,7 @@ EXAMPLES: list[Reply] = [
     *(r.NoSubject(flag) for flag in (True, False)),
     r.QueueStatus((), 0, 1),
     r.QueueStatus((job(JobStatus.QUEUED), job(JobStatus.RUNNING, "portrait")), 5, 0),
+    r.QueueStatus((replace(job(JobStatus.QUEUED), place=QueuePlace(1, None, is_starting=True)),), 1, 1),
     r.NothingToCancel(),
     *(r.Cancelled(kind) for kind in (*CANCELLABLE, "collection", "retraining", "template", "name", "faces", "forget")),
     *(r.JobFailed(kind, "internal", PHOTOS, "abc123", True) for kind in ("train", "portrait", "inspect")),
