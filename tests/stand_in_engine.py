@@ -9,7 +9,8 @@ from them, makes pictures. A photo (or template) that begins with `DO <what>` in
     DO refuse         UnusablePhotos
     DO eat            takes more memory than there is
     DO fail           an error that nobody foresaw
-    DO take <n>       trains n steps of 50 ms instead of 4, or makes each portrait in n instead of 3
+    DO take <n>       trains n steps of 50 ms instead of 4 (none, where it is further already), or makes each
+                      portrait in n instead of 3
 """
 
 from __future__ import annotations
@@ -147,14 +148,14 @@ def _train(job: TrainSubject, request: Run, tell: Report) -> TrainResult:
         photos=tuple(PhotoVerdict(photo_id=photo.photo_id, verdict="ok") for photo in job.photos),
         usable=len(job.photos),
         held_out=(job.photos[0].photo_id,),
-        steps=steps - begin,
+        steps=max(steps - begin, 0),
         checkpoints=(Checkpoint(step=steps, likeness=0.8),),
         likeness=0.8,
         recogniser="stand-in",
         files_prefix=request.prefix,
         preview_key=f"{request.prefix}/reference.jpg",
         card_key=f"{request.prefix}/card.jpg",
-        seconds={"train": (steps - begin) * STEP_S},
+        seconds={"train": max(steps - begin, 0) * STEP_S},
     )
 
 

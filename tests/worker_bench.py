@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
+import os
 import secrets
+import signal
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,7 +19,7 @@ from PIL import Image
 from redis.exceptions import RedisError
 
 from gpu_worker.contract import codec
-from gpu_worker.contract.blobs import BlobStore
+from gpu_worker.contract.blobs import BlobNotFound, BlobStore
 from gpu_worker.contract.events import EVENT, EVENT_FIELD, EVENT_STREAM, Failed, Progress, Started, Succeeded
 from gpu_worker.contract.jobs import (
     QUEUE_OF_KIND,
@@ -34,6 +39,8 @@ from tests.sealed import blobs_of_one_key, the_master_keys
 from tests.valkey import ValkeyServer
 
 AnyEvent = Started | Progress | Succeeded | Failed
+WITHIN_S = 60.0  # what a test waits for comes soon, but a machine with much else to do takes its time
+ENDLESS = "take 2000"  # a training that does not end before the test has done what it wants to do in it
 
 
 def children_of(pid: int) -> list[int]:
@@ -45,6 +52,25 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+@contextmanager
+def paused(pids: Iterable[int]) -> Iterator[None]:
+    """These processes do nothing meanwhile, however long it takes."""
+    pids = tuple(pids)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            if is_alive(pid):
+                os.kill(pid, signal.SIGCONT)
+
+
+async def ended(process: subprocess.Popen[bytes], within_s: float = WITHIN_S) -> int:
+    """Its exit code, once it has ended."""
+    return await asyncio.to_thread(process.wait, within_s)
 
 
 class Bench:
@@ -102,6 +128,35 @@ class Bench:
             seed=1,
         )
 
+    async def reorder(self, job: TrainSubject, order: str) -> None:
+        """Whoever fetches the photos from now on gets this order."""
+        await self.blobs.put(job.photos[0].key, f"DO {order}".encode())
+
+    async def kept_step(self, job: TrainSubject, at_least: int) -> int:
+        """The step of the checkpoint that is in the store, once it is that late a one."""
+        deadline = time.monotonic() + WITHIN_S
+        while time.monotonic() < deadline:
+            for key in await self.blobs.keys(f"{job.output_prefix}/checkpoint-{job.job_id}"):
+                with suppress(BlobNotFound):  # a newer one takes its place
+                    names = json.loads(await self.blobs.get(key)) if key.endswith("/manifest.json") else {}
+                    step = json.loads(await self.blobs.get(names["state.json"]))["step"] if names else -1
+                    if step >= at_least:
+                        return int(step)
+            await asyncio.sleep(0.05)
+        raise AssertionError(f"no checkpoint of step {at_least}")
+
+    async def until_all_serve(self) -> None:
+        """Until the only worker's engines for checks and for portraits are up; a training shows it itself."""
+        for job in (await self.inspect(), await self.portraits("users/u1/subjects/none")):
+            await self.enqueue(job)
+            await self.outcome(job)
+            await self.until_arq_forgot(job)
+
+    async def trained_steps(self, job: TrainSubject, run: int = 1) -> int:
+        """The last step that run `run` has told of."""
+        events = await self.events(job)
+        return max(event.done for event in events if isinstance(event, Progress) and event.run == run)
+
     async def enqueue(self, job: codec.AnyJob, attempt: int = 1) -> bool:
         """Whether arq took it: an id that it knows is refused."""
         job = job.model_copy(update={"attempt": attempt, "user_key": job.user_key or self.user_key})
@@ -121,14 +176,14 @@ class Bench:
         events = [EVENT.validate_json(fields[EVENT_FIELD.encode()]) for _, fields in entries]
         return [event for event in events if job is None or event.job_id == job.job_id]
 
-    async def outcome(self, job: codec.AnyJob, within_s: float = 15) -> Any:
+    async def outcome(self, job: codec.AnyJob, within_s: float = WITHIN_S) -> Any:
         """The Succeeded or Failed of a job."""
         return await self.until(job, lambda event: isinstance(event, Succeeded | Failed), within_s)
 
     async def outcomes(self, job: codec.AnyJob) -> list[AnyEvent]:
         return [event for event in await self.events(job) if isinstance(event, Succeeded | Failed)]
 
-    async def until(self, job: codec.AnyJob, fits: Callable[[AnyEvent], bool], within_s: float = 15) -> AnyEvent:
+    async def until(self, job: codec.AnyJob, fits: Callable[[AnyEvent], bool], within_s: float = WITHIN_S) -> AnyEvent:
         """The first event of the job that fits."""
         deadline = time.monotonic() + within_s
         while time.monotonic() < deadline:
@@ -142,7 +197,7 @@ class Bench:
             await asyncio.sleep(0.05)
         raise AssertionError(f"no such event within {within_s} s; there were {await self.events(job)}")
 
-    async def step(self, job: codec.AnyJob, done: int, run: int = 1, within_s: float = 15) -> AnyEvent:
+    async def step(self, job: codec.AnyJob, done: int, run: int = 1, within_s: float = WITHIN_S) -> AnyEvent:
         """Waits until run `run` of a training has done that many steps."""
         return await self.until(
             job,
@@ -152,7 +207,7 @@ class Bench:
             within_s,
         )
 
-    async def until_arq_forgot(self, job: codec.AnyJob, within_s: float = 10) -> None:
+    async def until_arq_forgot(self, job: codec.AnyJob, within_s: float = WITHIN_S) -> None:
         """Until arq neither holds nor runs the job."""
         deadline = time.monotonic() + within_s
         while await self.redis.exists(f"arq:job:{arq_job_id(job.job_id, job.attempt)}"):
@@ -160,7 +215,7 @@ class Bench:
                 raise AssertionError("arq still holds the job")
             await asyncio.sleep(0.05)
 
-    async def workers(self, count: int, without: int = 0, within_s: float = 20) -> list[int]:
+    async def workers(self, count: int, without: int = 0, within_s: float = WITHIN_S) -> list[int]:
         """The process ids of the workers that say they live, once there are that many beside `without`."""
         deadline = time.monotonic() + within_s
         while time.monotonic() < deadline:

@@ -22,10 +22,9 @@ from gpu_worker.contract.jobs import CHECK_QUEUE, claims_key, lease_key, worker_
 from gpu_worker.tasks import Delivery, JobRunner
 from tests.integration.conftest import Workers
 from tests.stand_in_engine import STEPS_PER_CHECKPOINT
-from tests.worker_bench import Bench, children_of, is_alive
+from tests.worker_bench import ENDLESS, WITHIN_S, Bench, children_of, ended, is_alive, paused
 
 LEASE_S = 2
-POLL_S = 0.5
 
 
 async def worker_of(bench: Bench, job_id: str, processes: list[subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
@@ -36,33 +35,52 @@ async def worker_of(bench: Bench, job_id: str, processes: list[subprocess.Popen[
     return next(process for process in processes if process.pid == int(busy))
 
 
+async def engines_of(worker: subprocess.Popen[bytes]) -> list[int]:
+    """Their processes, once there are all of them: for checks, trainings and portraits."""
+    async with asyncio.timeout(WITHIN_S):
+        while len(found := children_of(worker.pid)) < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    return found
+
+
+async def are_gone(pids: list[int]) -> None:
+    """The kernel ends a dead worker's engines at once, and takes its time for it on a busy machine."""
+    async with asyncio.timeout(WITHIN_S):
+        while any(is_alive(pid) for pid in pids):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
 async def test_a_killed_workers_training_goes_on_elsewhere_from_its_checkpoint(bench: Bench, workers: Workers) -> None:
     pair = [workers.start(bench.server), workers.start(bench.server)]
-    job = await bench.train("take 60")
+    job = await bench.train(ENDLESS)
     await bench.enqueue(job)
     await bench.step(job, 23)
     victim = await worker_of(bench, job.job_id, pair)
-    engines = children_of(victim.pid)
-    victim.kill()
-    killed_at = time.monotonic()
+    engines = await engines_of(victim)
+    with paused(engines):  # what it has reached has time to get to the store
+        await bench.kept_step(job, (await bench.trained_steps(job) - 1) // STEPS_PER_CHECKPOINT * STEPS_PER_CHECKPOINT)
+        victim.kill()
+        killed_at = time.monotonic()
+        await are_gone(engines)
+    reached = await bench.trained_steps(job)
+    await bench.reorder(job, f"take {reached + 20}")
     await bench.until(job, lambda event: event.run == 2)
-    assert time.monotonic() - killed_at < LEASE_S + 2 * POLL_S + 0.5
-    assert not [pid for pid in engines if is_alive(pid)]
+    assert time.monotonic() - killed_at < 20  # the lease and a look at the queue; arq alone would let it wait for hours
     succeeded = await bench.outcome(job)
     await bench.until_arq_forgot(job)
     assert len(await bench.outcomes(job)) == 1
-    reached = max(event.done for event in await bench.events(job) if isinstance(event, Progress) and event.run == 1)
     resumed_at = json.loads(await bench.blobs.get(f"{succeeded.result.files_prefix}/subject.json"))["resumed_at"]
     assert reached - resumed_at <= 2 * STEPS_PER_CHECKPOINT  # one interval, and a checkpoint on its way to the store
 
 
 async def test_a_worker_that_wakes_up_after_its_lease_leaves_the_job_alone(bench: Bench, workers: Workers) -> None:
     pair = [workers.start(bench.server), workers.start(bench.server)]
-    job = await bench.train("take 60")
+    job = await bench.train(ENDLESS)
     await bench.enqueue(job)
     await bench.step(job, 8)
     sleeper = await worker_of(bench, job.job_id, pair)
     sleeper.send_signal(signal.SIGSTOP)
+    await bench.reorder(job, "take 60")
     await bench.step(job, 12, run=2)
     sleeper.send_signal(signal.SIGCONT)
     succeeded = await bench.outcome(job)
@@ -79,7 +97,7 @@ async def test_a_worker_that_wakes_up_after_its_lease_leaves_the_job_alone(bench
 
 
 async def test_a_job_that_kills_worker_after_worker_is_given_up(bench: Bench, workers: Workers) -> None:
-    job = await bench.train("take 500")
+    job = await bench.train(ENDLESS)
     await bench.enqueue(job)
     for run in (1, 2):
         worker = workers.start(bench.server, lease_s="0.6", max_deaths="2")
@@ -112,25 +130,32 @@ async def test_an_outage_of_redis_longer_than_the_lease_interrupts_no_training(
     assert worker.poll() is None
 
 
+async def until_stored(bench: Bench, key: str) -> None:
+    async with asyncio.timeout(WITHIN_S):
+        while not await bench.blobs.exists(key):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+
+
 async def test_a_training_that_ends_while_redis_is_away_is_reported_once(
     lasting_bench: Bench, workers: Workers
 ) -> None:
     workers.start(lasting_bench.server)
-    job = await lasting_bench.train("take 20")
+    job = await lasting_bench.train("take 50")
     await lasting_bench.enqueue(job)
     await lasting_bench.step(job, 5)
     lasting_bench.server.kill()
-    await asyncio.sleep(4)
+    await until_stored(lasting_bench, f"{job.output_prefix}/result-{job.job_id}.json")
+    await asyncio.sleep(1)
     lasting_bench.server.start()
     await lasting_bench.outcome(job)
-    await lasting_bench.until_arq_forgot(job, 15)
+    await lasting_bench.until_arq_forgot(job)
     assert len(await lasting_bench.outcomes(job)) == 1
     assert (await lasting_bench.outcome(job)).run == 1
 
 
 async def test_a_redis_that_forgot_everything_still_gets_the_outcome(bench: Bench, workers: Workers) -> None:
     workers.start(bench.server)
-    job = await bench.train("take 40")
+    job = await bench.train("take 100")
     await bench.enqueue(job)
     await bench.step(job, 5)
     await bench.redis.flushdb()
@@ -148,23 +173,28 @@ async def test_no_engine_process_outlives_a_stopped_or_killed_worker(bench: Benc
         job = await bench.inspect()
         await bench.enqueue(job)
         await bench.outcome(job)
-        engines = children_of(worker.pid)
+        engines = await engines_of(worker)
         assert len(engines) == 3
         worker.send_signal(how)
-        await asyncio.to_thread(worker.wait, 5)
-        await asyncio.sleep(0.2)
-        assert not [pid for pid in engines if is_alive(pid)]
+        await ended(worker)
+        await are_gone(engines)
 
 
 async def test_a_killed_engine_is_replaced_and_its_training_goes_on(bench: Bench, workers: Workers) -> None:
     worker = workers.start(bench.server)
-    job = await bench.train("take 30")
+    await bench.until_all_serve()  # an engine that is killed while it starts ends its worker
+    job = await bench.train("take 100")
     await bench.enqueue(job)
     await bench.step(job, 12)
-    for pid in children_of(worker.pid):
-        os.kill(pid, signal.SIGKILL)
+    engines = children_of(worker.pid)
+    with paused(engines):
+        reached = await bench.trained_steps(job)
+        for pid in engines:
+            os.kill(pid, signal.SIGKILL)
     succeeded = await bench.outcome(job)
-    assert (succeeded.run, succeeded.result.steps) == (1, 20)
+    resumed_at = 100 - succeeded.result.steps
+    assert succeeded.run == 1
+    assert reached - STEPS_PER_CHECKPOINT <= resumed_at < 100, "it goes on from its last checkpoint"
 
 
 async def test_an_engine_that_died_is_warm_again_before_anybody_asks(
@@ -202,8 +232,9 @@ async def test_what_is_kept_in_redis_of_a_finished_job_is_small_and_ends(bench: 
     await bench.enqueue(job)
     await bench.outcome(job)
     await bench.until_arq_forgot(job)
-    await asyncio.sleep(0.2)
-    assert not await bench.redis.exists(lease_key(job.job_id))
+    async with asyncio.timeout(WITHIN_S):
+        while await bench.redis.exists(lease_key(job.job_id)):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
     kept = [key async for key in bench.redis.scan_iter(f"*{job.job_id}*")]
     assert sorted(kept) == sorted([claims_key(job.job_id).encode(), f"arq:result:{job.job_id}:1".encode()])
     assert all([await bench.redis.ttl(key) > 0 for key in kept])
@@ -213,7 +244,7 @@ async def test_a_worker_that_wakes_up_after_its_job_was_forgotten_writes_nothing
     bench: Bench, workers: Workers
 ) -> None:
     worker = workers.start(bench.server)
-    job = await bench.train("take 80")
+    job = await bench.train(ENDLESS)
     await bench.enqueue(job)
     await bench.step(job, 8)
     worker.send_signal(signal.SIGSTOP)
@@ -239,11 +270,11 @@ async def test_a_worker_ends_soon_although_redis_is_away(lasting_bench: Bench, w
     lasting_bench.server.kill()
     begin = time.monotonic()
     worker.send_signal(signal.SIGTERM)
-    await asyncio.to_thread(worker.wait, 30)
-    assert time.monotonic() - begin < 15
+    await ended(worker)
+    assert time.monotonic() - begin < 40  # seven seconds on a machine that does nothing else; Redis stays away for ever
     lasting_bench.server.start()
     workers.start(lasting_bench.server)
-    assert (await lasting_bench.outcome(job, 25)).event == "succeeded"
+    assert (await lasting_bench.outcome(job)).event == "succeeded"
 
 
 async def test_an_outage_while_arq_looks_at_a_job_does_not_stop_the_queue(
@@ -270,9 +301,9 @@ async def test_an_outage_while_arq_looks_at_a_job_does_not_stop_the_queue(
     serving = asyncio.create_task(
         queues.serve_queue(CHECK_QUEUE, cast(JobRunner, Runner()), turn, bench.redis, LEASE_S, stopping)
     )
-    await asyncio.wait_for(done.wait(), 20)
+    await asyncio.wait_for(done.wait(), WITHIN_S)
     stopping.set()
-    await asyncio.wait_for(serving, 10)
+    await asyncio.wait_for(serving, WITHIN_S)
     assert not turn.locked()
 
 
@@ -294,18 +325,15 @@ async def test_a_worker_killed_between_storing_and_reporting_a_result_makes_nobo
     lasting_bench: Bench, workers: Workers
 ) -> None:
     worker = workers.start(lasting_bench.server)
-    job = await lasting_bench.train("take 20")
+    job = await lasting_bench.train("take 50")
     await lasting_bench.enqueue(job)
     await lasting_bench.step(job, 5)
     lasting_bench.server.kill()
-    key = f"{job.output_prefix}/result-{job.job_id}.json"
-    async with asyncio.timeout(40):
-        while not await lasting_bench.blobs.exists(key):  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
+    await until_stored(lasting_bench, f"{job.output_prefix}/result-{job.job_id}.json")
     worker.kill()
     lasting_bench.server.start()
     workers.start(lasting_bench.server)
-    succeeded = await lasting_bench.outcome(job, 30)
+    succeeded = await lasting_bench.outcome(job)
     assert succeeded.run == 2
     assert len(await lasting_bench.outcomes(job)) == 1
     assert await lasting_bench.blobs.exists(f"{succeeded.result.files_prefix}/lora.safetensors")

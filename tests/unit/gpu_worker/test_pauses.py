@@ -16,27 +16,30 @@ def test_without_a_pause_no_step_waits() -> None:
     began = time.monotonic()
     for _ in range(1000):
         pauses.between_steps(1)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 10, "that long would one pause be"
 
 
 def test_a_pause_ends_when_it_is_lifted() -> None:
     pauses = Pauses(longest_s=10)
     pauses.pause(True)
-    threading.Timer(0.2, pauses.pause, [False]).start()
     began = time.monotonic()
+    threading.Timer(0.2, pauses.pause, [False]).start()
     pauses.between_steps(1)
-    assert 0.15 < time.monotonic() - began < 5
+    assert 0.15 < time.monotonic() - began < 10
 
 
 def test_pauses_never_take_more_than_half_of_the_time() -> None:
-    pauses = Pauses(longest_s=0.1)
+    longest_s, paused_s, worked_s = 0.4, 0.0, 0.0
+    pauses = Pauses(longest_s)
     pauses.pause(True)
-    began = time.monotonic()
-    for _ in range(20):
+    for _ in range(30):
+        began = time.monotonic()
         pauses.between_steps(1)
-        time.sleep(0.05)
-    took = time.monotonic() - began
-    assert 1.5 < took < 3  # 1 s of work, 0.1 s at once and then as much pause as work
+        begins_again = time.monotonic()
+        time.sleep(0.02)
+        paused_s, worked_s = paused_s + begins_again - began, worked_s + time.monotonic() - begins_again
+    # The longest pause at once and then as much pause as work; 12 s if each of the 30 could take that long.
+    assert longest_s < paused_s < longest_s + worked_s + 3
 
 
 def test_a_stop_ends_a_paused_run_but_not_the_next_one() -> None:
