@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from gpu_worker.contract.sealing import MasterKeys
 
@@ -18,6 +19,12 @@ os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 os.environ.setdefault("PORTRAIT_MASTER_KEY", MasterKeys((bytes(range(32)),)).text())
 # Set before torch loads: its threads spin while they wait, which starves whatever else runs on two cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# The same inputs in every run, however slow the machine is: new ones are looked for by `make fuzz`, with its seeds.
+settings.register_profile(
+    "repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
+)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")

@@ -45,12 +45,14 @@ from gpu_worker.engine_messages import Expected, Run
 # Environment variables.
 STARTS = "STAND_IN_STARTS"  # a file that gets a line for each start of a process that renders: what it is to expect
 NO_ROOM = "STAND_IN_NO_ROOM"  # renders do not fit into the GPU's memory
+HELD = "STAND_IN_HELD"  # no process gets ready while there is this file
 
 STEP_S = 0.05
 STEPS_PER_CHECKPOINT = 5
 
 
 def load_checks(profile: str, device: str, expected: Expected) -> Runner:
+    _wait_while_held()
     return _run
 
 
@@ -60,7 +62,13 @@ def load_renders(profile: str, device: str, expected: Expected) -> Runner:
             file.write(expected.model_dump_json() + "\n")
     if NO_ROOM in os.environ:
         raise OutOfGpuMemory("the GPU's free memory is too little for a portrait")
+    _wait_while_held()
     return _run
+
+
+def _wait_while_held() -> None:
+    while os.path.exists(os.environ.get(HELD, "")):
+        time.sleep(0.02)
 
 
 def _run(request: Run, tell: Report) -> AnyResult:

@@ -35,7 +35,7 @@ class ValkeyServer:
             ],
             stdout=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not self._answers():
             if time.monotonic() > deadline:
                 raise TimeoutError("the Valkey server does not answer")

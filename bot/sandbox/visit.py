@@ -40,6 +40,7 @@ class Visitor:
     person: Person
     transcript: Transcript
     waits: dict[str, float] = field(default_factory=dict)
+    _ordered_at: int = 0  # how much was seen before the last order: its outcome may come before anybody waits for it
 
     async def begin(self) -> None:
         """/start, then /train and consent; ends when the bot takes photos."""
@@ -92,16 +93,16 @@ class Visitor:
 
     async def order(self, message: Json, action: str) -> str:
         """Presses a button that starts a job; the job's id."""
-        since = self._now()
+        since = self._ordered_at = self._now()
         await self.press(message, action)
         working = await self._message("the job's message", lambda m: _has(m, "cancel_job"), since, ANSWER_S)
         return choice_in(_button(working, "cancel_job"))[1]
 
     async def outcome(self, what: str, action: str, has_failed: IsSo, limit_s: float) -> Json:
-        """The message that a job ends with, known by one of its buttons. Raises VisitFailed when the job fails."""
+        """What the job ordered last ends with, known by one of its buttons. Raises VisitFailed when it fails."""
         loop = asyncio.get_running_loop()
         start = loop.time()
-        waiting = asyncio.create_task(self._message(what, lambda m: _has(m, action), self._now(), limit_s))
+        waiting = asyncio.create_task(self._message(what, lambda m: _has(m, action), self._ordered_at, limit_s))
         try:
             # The question is never cancelled half-way: it may hold a lock on the database.
             while not waiting.done() and not await has_failed():

@@ -64,18 +64,18 @@ async def test_a_postgresql_that_crashes_costs_no_command(
 
 async def test_a_disk_that_is_full_while_a_worker_stores_costs_time_and_no_step(bench: Bench, workers: Workers) -> None:
     worker = workers.start(bench.server)
-    job = await bench.train("take 30")
+    job = await bench.train("take 60")
     await bench.enqueue(job)
     await bench.step(job, 20)
     _, hard = resource.prlimit(worker.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (0, hard))
-    await bench.step(job, 30)
+    await bench.step(job, 60)
     await asyncio.sleep(1.5)
     assert await bench.outcomes(job) == []
     resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (hard, hard))
-    succeeded = await bench.outcome(job, 30)
+    succeeded = await bench.outcome(job)
     assert succeeded.event == "succeeded"
-    assert (succeeded.run, succeeded.result.steps) == (1, 30)
+    assert (succeeded.run, succeeded.result.steps) == (1, 60)
 
 
 async def test_two_presses_of_start_at_once_are_one_training(bot: BotBench) -> None:

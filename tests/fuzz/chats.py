@@ -41,7 +41,7 @@ class Buttons:
     """A button is understood only by the person it was made for, and only as it was made."""
 
     name = "button"
-    longest_s = 5.0
+    longest_s = 30.0
 
     def make(self, draw: Random) -> tuple[Choice, str, str]:
         choice = draw.choice(CHOICES) if draw.random() < 0.7 else Choice("use", text(draw))
@@ -152,7 +152,7 @@ class TelegramUpdates:
     """Updates as Telegram builds them, full of what people put into them; and stored ones that were damaged."""
 
     name = "telegram update"
-    longest_s = 5.0
+    longest_s = 30.0
 
     def __init__(self) -> None:
         logging.getLogger("bot").setLevel(logging.CRITICAL)
@@ -280,7 +280,7 @@ class Interactions:
     """Buttons and dialogs of Discord, with anything in them: answered, and the frontend goes on."""
 
     name = "discord interaction"
-    longest_s = 5.0
+    longest_s = 30.0
 
     def __init__(self) -> None:
         logging.getLogger("bot").setLevel(logging.CRITICAL)

@@ -41,7 +41,7 @@ class SandboxCalls:
     """Any call is answered or refused as Telegram refuses, and its markup is read or refused."""
 
     name = "sandbox call"
-    longest_s = 5.0
+    longest_s = 30.0
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()

@@ -22,7 +22,7 @@ TEXT = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
 
 class LoraFiles:
     name = "LoRA file"
-    longest_s = 10.0
+    longest_s = 30.0
 
     def __init__(self) -> None:
         torch.set_num_threads(1)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bot import replies as r
@@ -82,7 +82,6 @@ def test_every_stored_dialogue_is_read_as_some_dialogue(data: dict[str, Any]) ->
     assert unpack_dialogue(pack_dialogue(dialogue)) == dialogue
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(STORED.map(unpack_dialogue), st.from_type(Facts), st.data())
 def test_the_conversation_has_an_answer_to_everything(dialogue: Dialogue, facts: Facts, data: st.DataObject) -> None:
     heard = data.draw(

@@ -35,7 +35,7 @@ BIG = datetime(2026, 11, 22, tzinfo=UTC)
 
 class JobPayloads:
     name = "job payload"
-    longest_s = 5.0
+    longest_s = 30.0
 
     def make(self, draw: Random) -> bytes:
         return json_bytes(draw, draw.choice(JOBS))
@@ -58,7 +58,7 @@ class JobPayloads:
 
 class JobEvents:
     name = "job event"
-    longest_s = 5.0
+    longest_s = 30.0
 
     def make(self, draw: Random) -> bytes:
         return json_bytes(draw, draw.choice(EVENTS))
@@ -100,7 +100,7 @@ class BlobKeys:
     """A folder of blobs with a secret beside it: no key reads or deletes what is not under it."""
 
     name = "blob key"
-    longest_s = 5.0
+    longest_s = 30.0
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="fuzz-keys-")
@@ -169,7 +169,7 @@ class Environments:
     """Settings as an operator may mistype them: refused with a sentence that shows no secret, or usable."""
 
     name = "settings"
-    longest_s = 5.0
+    longest_s = 30.0
 
     def __init__(self) -> None:
         kinds: tuple[type[BaseSettings], ...] = (Settings, WorkerSettings)
@@ -258,7 +258,7 @@ class SealedBlobs:
     """What is stored, damaged or moved, and keys as jobs carry them: opened as it was, or not at all."""
 
     name = "sealed blob"
-    longest_s = 5.0
+    longest_s = 30.0
 
     def __init__(self) -> None:
         self._key, self._master = bytes(range(32)), MasterKeys((bytes(32),))

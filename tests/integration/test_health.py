@@ -120,7 +120,7 @@ async def test_a_worker_says_when_it_takes_jobs_and_counts_them(
 ) -> None:
     workers.start(bench.server, health_port=str(unused_tcp_port))
     page, seen = f"http://127.0.0.1:{unused_tcp_port}", set[int]()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         while 200 not in seen:
             try:
                 seen.add((await got(f"{page}/readyz"))[0])

@@ -16,6 +16,8 @@ from PIL import Image
 from bot.sandbox import bot_api
 from bot.sandbox.person import Person
 from bot.sandbox.server import Sandbox
+from bot.sandbox.transcript import Transcript
+from bot.sandbox.visit import Visitor
 
 
 def picture(width: int = 64, height: int = 48, kind: str = "JPEG") -> bytes:
@@ -201,3 +203,27 @@ async def test_a_sandbox_in_a_folder_goes_on_where_it_was(tmp_path: Path) -> Non
         assert await person.media(photo["photo"][0]["file_id"])
         updates = await Bot(sandbox, http).ok("getUpdates")
         assert [u["message"].get("text") for u in updates] == ["before", None]
+
+
+async def test_an_outcome_that_comes_before_the_visitor_waits_for_it_is_found(bot: Bot, sandbox: Sandbox) -> None:
+    world = sandbox.world
+
+    def shows(action: str) -> dict[str, Any]:
+        return {"text": action, "reply_markup": keys(text=action, callback_data=f"1:{action}:job000001:signature")}
+
+    async def never() -> bool:
+        return False
+
+    async with Person(sandbox.url, 7) as person:
+        visitor = Visitor(person, Transcript(lambda line: None))
+        photos = await world.add_message(7, world.bot, shows("start"))
+        ordering = asyncio.create_task(visitor.order(photos, "start"))
+        (update,) = await bot.ok("getUpdates", offset=-1, timeout=50)
+        if "callback_query" not in update:
+            (update,) = await bot.ok("getUpdates", offset=update["update_id"] + 1, timeout=50)
+        for action in ("cancel_job", "gallery"):
+            await world.add_message(7, world.bot, shows(action))
+        await person.wait_message(lambda message: message["text"] == "gallery", 30)
+        await bot.ok("answerCallbackQuery", callback_query_id=update["callback_query"]["id"])
+        assert await ordering == "job000001"
+        assert (await visitor.outcome("trained model", "gallery", never, 30))["text"] == "gallery"

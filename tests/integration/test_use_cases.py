@@ -38,6 +38,14 @@ async def bench(valkey: ValkeyServer, tmp_path: Path) -> AsyncIterator[BotBench]
 
 
 @pytest.fixture
+async def patient_bench(valkey: ValkeyServer, tmp_path: Path) -> AsyncIterator[BotBench]:
+    """What is sent in a row is one album to it, however slow the machine is."""
+    url = f"sqlite+aiosqlite:///{tmp_path / 'bot.sqlite3'}"
+    async with bot_bench(url, valkey.url, tmp_path, quiet_s=3) as made:
+        yield made
+
+
+@pytest.fixture
 async def any_bench(database_url: str, valkey: ValkeyServer, tmp_path: Path) -> AsyncIterator[BotBench]:
     async with bot_bench(database_url, valkey.url, tmp_path) as made:
         yield made
@@ -87,7 +95,8 @@ async def test_selfies_are_gone_after_the_training(bench: BotBench) -> None:
     assert [key for key in keys if key.endswith("lora.safetensors")]
 
 
-async def test_nothing_is_collected_without_consent(bench: BotBench) -> None:
+async def test_nothing_is_collected_without_consent(patient_bench: BotBench) -> None:
+    bench = patient_bench
     await bench.ask("train")
     await bench.photos(3)
     await bench.settle()
@@ -149,7 +158,8 @@ async def test_the_21st_photo_is_not_taken_and_costs_none_of_the_others(bench: B
     assert len([key for key in await bench.parts.blobs.keys("users") if "/photos/" in key]) == 20
 
 
-async def test_bad_files_get_their_own_reason_and_cost_no_other_photo(bench: BotBench) -> None:
+async def test_bad_files_get_their_own_reason_and_cost_no_other_photo(patient_bench: BotBench) -> None:
+    bench = patient_bench
     frames = [Image.new("RGB", (40, 40), (i * 50, 0, 0)) for i in range(3)]
     gif = io.BytesIO()
     frames[0].save(gif, "GIF", save_all=True, append_images=frames[1:])

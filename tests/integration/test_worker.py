@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from gpu_worker.contract.jobs import TRAIN_QUEUE, WORKER_KEYS
 from gpu_worker.engine_messages import Expected
 from tests.integration.conftest import Workers
 from tests.stand_in_engine import NO_ROOM, STARTS, STEPS_PER_CHECKPOINT
-from tests.worker_bench import ENDLESS, Bench, children_of, ended, is_alive
+from tests.worker_bench import ENDLESS, WITHIN_S, Bench, children_of, ended, is_alive
 
 
 async def test_a_training_and_a_portrait_report_in_order_and_leave_their_files(bench: Bench, workers: Workers) -> None:
@@ -275,10 +276,9 @@ async def test_each_engine_is_told_for_what_to_make_ready(
     starts.touch()
     monkeypatch.setenv(STARTS, str(starts))
     workers.start(bench.server, one_engine=one_engine, portraits_per_job="2")
-    for _ in range(400):
-        if len(starts.read_text().splitlines()) >= len(expected):
-            break
-        await asyncio.sleep(0.05)
+    async with asyncio.timeout(WITHIN_S):
+        while len(starts.read_text().splitlines()) < len(expected):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
     job = await bench.train()
     await bench.enqueue(job)
     await bench.outcome(job)
@@ -291,7 +291,7 @@ async def test_a_worker_that_does_not_fit_into_the_gpu_says_so_and_takes_no_jobs
     monkeypatch.setenv(NO_ROOM, "1")
     job = await bench.train()
     await bench.enqueue(job)
-    assert await asyncio.to_thread(workers.start(bench.server).wait, 15) == 1
+    assert await ended(workers.start(bench.server)) == 1
     assert "the engine cannot start: OutOfGpuMemory: the GPU's free memory is too little" in capfd.readouterr().err
     assert not await bench.events(job)
 

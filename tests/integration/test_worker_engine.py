@@ -68,13 +68,13 @@ def test_a_collection_is_judged_by_photo_id_and_faster_the_second_time(
     stranger = sorted((shared_data / "selfies" / "b").iterdir())[0]
     pictures = [*sorted((shared_data / "selfies" / "a").iterdir())[:5], stranger, no_picture]
     request = inspection(tmp_path / "job", pictures)
-    begin = time.monotonic()
+    begin = time.process_time()  # what else the machine does has no part in it
     first = checks(request, tell)
-    middle = time.monotonic()
+    middle = time.process_time()
     again = checks(request, tell)
     assert isinstance(first, InspectResult)
     assert first == again
-    assert time.monotonic() - middle < (middle - begin) / 10
+    assert time.process_time() - middle < (middle - begin) / 10
     verdicts = {photo.photo_id: photo.reason for photo in first.photos if photo.verdict == "refused"}
     assert verdicts == {"photo5": "not_same_person", "photo6": "unreadable"}
     assert first.usable == 5

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, cast
 
 import aiohttp
@@ -21,7 +22,7 @@ from gpu_worker.contract.events import Progress
 from gpu_worker.contract.jobs import CHECK_QUEUE, claims_key, lease_key, worker_key
 from gpu_worker.tasks import Delivery, JobRunner
 from tests.integration.conftest import Workers
-from tests.stand_in_engine import STEPS_PER_CHECKPOINT
+from tests.stand_in_engine import HELD, STEPS_PER_CHECKPOINT
 from tests.worker_bench import ENDLESS, WITHIN_S, Bench, children_of, ended, is_alive, paused
 
 LEASE_S = 2
@@ -198,13 +199,15 @@ async def test_a_killed_engine_is_replaced_and_its_training_goes_on(bench: Bench
 
 
 async def test_an_engine_that_died_is_warm_again_before_anybody_asks(
-    bench: Bench, workers: Workers, unused_tcp_port: int
+    bench: Bench, workers: Workers, unused_tcp_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    held = tmp_path / "held"
+    monkeypatch.setenv(HELD, str(held))
     worker = workers.start(bench.server, health_port=str(unused_tcp_port))
     page, seen = f"http://127.0.0.1:{unused_tcp_port}/readyz", list[int]()
 
     async def look(until: int) -> None:
-        async with asyncio.timeout(30), aiohttp.ClientSession() as client:
+        async with asyncio.timeout(WITHIN_S), aiohttp.ClientSession() as client:
             while until not in seen[-1:]:
                 with suppress(aiohttp.ClientError):
                     async with client.get(page) as answer:
@@ -213,9 +216,11 @@ async def test_an_engine_that_died_is_warm_again_before_anybody_asks(
 
     await look(until=200)
     before = children_of(worker.pid)
+    held.touch()
     for pid in before:
         os.kill(pid, signal.SIGKILL)
     await look(until=503)
+    held.unlink()
     await look(until=200)
     now = children_of(worker.pid)
     assert len(now) == 3

@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pillow_heif
@@ -33,7 +34,7 @@ def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def photo(size: tuple[int, int] = (320, 240)) -> Image.Image:
-    return Image.effect_noise(size, 60).convert("RGB")
+    return Image.frombytes("L", size, Random(1).randbytes(size[0] * size[1])).convert("RGB")
 
 
 def png_bomb(side: int) -> bytes:
@@ -73,8 +74,8 @@ def moving(kind: str) -> bytes:
         (moving("GIF"), "animated"),
         (moving("PNG"), "animated"),
         (moving("WEBP"), "animated"),
-        (b"\xff\xd8\xff" + os.urandom(5_000_001), "too_big"),
-        (b"\xff\xd8\xff" + os.urandom(5000), "unreadable"),
+        (b"\xff\xd8\xff" + bytes(5_000_001), "too_big"),
+        (b"\xff\xd8\xff" + Random(1).randbytes(5000), "unreadable"),
     ],
     ids=[
         *("bomb", "half jpeg", "half png", "half heic", "text", "empty", "svg", "eps", "tiff"),
@@ -177,7 +178,12 @@ async def test_a_decoder_has_no_secrets_and_little_memory(intake: Intake) -> Non
 
 async def test_a_flood_of_heavy_files_does_not_stop_somebody_elses_photo(intake: Intake) -> None:
     heavy = encoded(Image.new("RGB", (6000, 6000)), "PNG")
-    flood = [asyncio.create_task(intake.take(heavy))]  # one person's files come one after the other
+    (decoder,) = intake._idle
+    os.kill(decoder.process.pid, signal.SIGSTOP)  # it takes as long as we like
+    flood = asyncio.create_task(intake.take(heavy))  # one person's files come one after the other
+    while intake._idle:  # noqa: ASYNC110
+        await asyncio.sleep(0)
     assert isinstance(await intake.take(encoded(photo(), "JPEG")), Taken)
-    assert not flood[0].done()
-    await asyncio.gather(*flood)
+    assert not flood.done()
+    os.kill(decoder.process.pid, signal.SIGCONT)
+    assert isinstance(await flood, Taken)

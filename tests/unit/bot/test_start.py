@@ -23,7 +23,7 @@ def start(tmp_path: Path, *, disk_is_full: bool = False, **settings: str) -> sub
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
         check=False,
         preexec_fn=_no_file_can_be_written if disk_is_full else None,
     )
