@@ -26,6 +26,7 @@ EPOCH_MS = 1420070400000
 EPHEMERAL, LOADING = 64, 1 << 7
 COMMAND, COMPONENT, AUTOCOMPLETE, DIALOG = 2, 3, 4, 5
 ACK_S = 3.0
+WITHIN_S = 60.0  # what people wait for comes soon, but a machine with much else to do takes its time
 
 
 class Refused(Exception):
@@ -193,7 +194,7 @@ class FakeDiscord:
         options = [{"name": option, "type": 3, "value": typed, "focused": True}]
         data = {"id": known["id"], "name": name, "type": 1, "options": options}
         asked = await self._interact(user, AUTOCOMPLETE, data, locale=locale)
-        choices: list[Json] = (await asyncio.wait_for(asked.answer, 5))["data"]["choices"]
+        choices: list[Json] = (await asyncio.wait_for(asked.answer, WITHIN_S))["data"]["choices"]
         return choices
 
     async def press(self, user: str, message: Message, custom_id: str) -> Interaction:
@@ -235,12 +236,12 @@ class FakeDiscord:
         return {**about, "content_type": "image/jpeg", "width": 400, "height": 400, **more}
 
     async def dialog(self, interaction: Interaction) -> Json:
-        answer = await asyncio.wait_for(interaction.answer, ACK_S + 1)
+        answer = await asyncio.wait_for(interaction.answer, WITHIN_S)
         assert answer["type"] == 9, answer
         data: Json = answer["data"]
         return data
 
-    async def until(self, fits: Callable[[Message], bool], within_s: float = 20) -> Message:
+    async def until(self, fits: Callable[[Message], bool], within_s: float = WITHIN_S) -> Message:
         """The newest message that fits, as soon as there is one."""
         async with self._seen:
             try:
@@ -252,10 +253,10 @@ class FakeDiscord:
                 raise AssertionError(f"no such message; there are:\n{shown}") from None
             return found[-1]
 
-    async def has_button(self, action: str, within_s: float = 20) -> Message:
+    async def has_button(self, action: str, within_s: float = WITHIN_S) -> Message:
         return await self.until(lambda message: action in message.buttons, within_s)
 
-    async def push(self, user: str, action: str, within_s: float = 20) -> Interaction:
+    async def push(self, user: str, action: str, within_s: float = WITHIN_S) -> Interaction:
         message = await self.has_button(action, within_s)
         return await self.press(user, message, message.buttons[action])
 

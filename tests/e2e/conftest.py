@@ -9,8 +9,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +61,15 @@ class Studio:
         self._processes.append(process)
         return process
 
+    @contextmanager
+    def paused_worker(self) -> Iterator[None]:
+        """No job is begun meanwhile."""
+        self.worker.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.worker.send_signal(signal.SIGCONT)
+
     def kill(self, process: subprocess.Popen[bytes]) -> None:
         """As the kernel's memory killer would: no goodbye."""
         process.kill()
@@ -72,7 +81,7 @@ class Studio:
                 process.send_signal(signal.SIGTERM)
         for process in self._processes:
             try:
-                await asyncio.to_thread(process.wait, 10)
+                await asyncio.to_thread(process.wait, 60)
             except subprocess.TimeoutExpired:
                 process.kill()
         await self.db.close()
@@ -102,7 +111,7 @@ class Studio:
         return job.status if job else None
 
     async def until_it_runs(self, job_id: str) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             while await self.status(job_id) is not JobStatus.RUNNING:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 

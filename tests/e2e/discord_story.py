@@ -59,7 +59,7 @@ class Story:
 
     async def is_told(self, pressed: Interaction, who: str = "bot (only you see this)") -> None:
         """An answer to a press that needs no card."""
-        answer = await asyncio.wait_for(pressed.answer, 5)
+        answer = await asyncio.wait_for(pressed.answer, LIMIT_S)
         self.lines += [f"{who}:", f"    {answer['data']['content']}"]
 
 

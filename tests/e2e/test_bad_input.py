@@ -16,7 +16,7 @@ from bot.replies import Reply
 from bot.sandbox.person import Person, find_button, words
 from tests.e2e.conftest import Studio, selfie
 
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 
 
 def png_bomb(side: int = 10_000) -> bytes:

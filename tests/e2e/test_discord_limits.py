@@ -60,5 +60,5 @@ async def test_buttons_of_what_is_gone_are_refused(place: Place) -> None:
             before = set(here.discord.messages)  # one of them may go meanwhile: the card of the portrait
             await here.discord.press(here.me, ready, buttons[action])
             await until(lambda before=before: here.discord.messages.keys() - before)  # type: ignore[misc]
-            told = list(here.discord.messages.values())[-1]
-            assert told.content == texts.alert(r.OutOfDate(), "en"), action
+            (new,) = here.discord.messages.keys() - before
+            assert here.discord.messages[new].content == texts.alert(r.OutOfDate(), "en"), action

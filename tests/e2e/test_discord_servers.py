@@ -16,9 +16,9 @@ ROLE, OTHER_CHANNEL = "930000000000000001", "920000000000000009"
 
 async def settle(here: Town, **options: object) -> str:
     """What /settings says to somebody who may manage the server."""
-    await here.discord.command(here.me, "settings", permissions=MANAGE, **options)
     title = texts.dialog("settings_title", "en")
     before = {id_ for id_, message in here.discord.messages.items() if title in message.text}
+    await here.discord.command(here.me, "settings", permissions=MANAGE, **options)
     message = await here.discord.until(lambda m: title in m.text and m.id not in before, LIMIT_S)
     return message.text
 

@@ -42,7 +42,7 @@ async def test_no_token_name_or_word_of_a_person_is_in_a_debug_log(studio: Studi
                 await asyncio.sleep(0.1)
     finally:
         bot.send_signal(signal.SIGTERM)
-        await asyncio.to_thread(bot.wait, 30)
+        await asyncio.to_thread(bot.wait, 60)
     said = log.read_text()
     assert "Telegram is on" in said
     assert os.environ["PORTRAIT_MASTER_KEY"] not in said
