@@ -34,6 +34,8 @@ class Crop:
 
     def cut(self, rgb: Rgb) -> Rgb:
         """The canvas as a picture. Shrinking averages (no aliasing); beyond the picture its border is repeated."""
+        if place := self._place(rgb.shape):
+            return rgb[place].copy()
         fine, factor = self._finer()
         flags = cv2.INTER_LINEAR if factor > 1 else cv2.INTER_CUBIC
         drawn = cv2.warpAffine(rgb, fine.matrix, fine.size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
@@ -41,6 +43,8 @@ class Crop:
 
     def cut_mask(self, mask: Mask) -> Mask:
         """The same piece of a mask; 0 beyond the picture."""
+        if place := self._place(mask.shape):
+            return mask[place].copy()
         fine, factor = self._finer()
         drawn = cv2.warpAffine(mask, fine.matrix, fine.size, flags=cv2.INTER_LINEAR, borderValue=0)
         return drawn if factor == 1 else cv2.resize(drawn, self.size, interpolation=cv2.INTER_AREA)
@@ -62,16 +66,32 @@ class Crop:
     def lift(self, values: Plane, shape: tuple[int, ...]) -> Plane:
         """Canvas values (float32, signed is fine) in the frame of a picture of `shape`; 0 beyond the canvas."""
         lifted = np.zeros((*shape[:2], *values.shape[2:]), np.float32)
-        window = self._shown(shape)
-        lifted[window] = self._lifted(values, window)
+        if place := self._place(shape):
+            lifted[place] = values
+        else:
+            window = self._shown(shape)
+            lifted[window] = self._lifted(values, window)
         return lifted
 
     def paste(self, picture: Rgb, canvas: Rgb, mask: Mask) -> Rgb:
         """`picture` with `canvas` in it where `mask` (canvas frame) is above 0; every other pixel keeps its bits."""
-        result, window = picture.copy(), self._shown(picture.shape)
-        above, weight = self._lifted(canvas.astype(np.float32), window), self._lifted(mask, window)
-        result[window] = blend(picture[window], above, weight)
+        result = picture.copy()
+        if place := self._place(picture.shape):
+            result[place] = blend(picture[place], canvas, mask)
+        else:
+            window = self._shown(picture.shape)
+            above, weight = self._lifted(canvas.astype(np.float32), window), self._lifted(mask, window)
+            result[window] = blend(picture[window], above, weight)
         return result
+
+    def _place(self, shape: tuple[int, ...]) -> tuple[slice, slice] | None:
+        """Rows and columns of a picture of `shape` that the canvas is, pixel for pixel; None where it is no such
+        rectangle. A warp would give the same bits, more slowly."""
+        (left, top), (width, height) = (round(-shift) for shift in self.matrix[:, 2]), self.size
+        if not np.array_equal(self.matrix, [[1, 0, -left], [0, 1, -top]]):
+            return None
+        is_inside = left >= 0 and top >= 0 and left + width <= shape[1] and top + height <= shape[0]
+        return (slice(top, top + height), slice(left, left + width)) if is_inside else None
 
     def _shown(self, shape: tuple[int, ...]) -> tuple[slice, slice]:
         """Rows and columns of a picture of `shape` beyond which there is nothing of the canvas."""

@@ -46,7 +46,14 @@ def mean_step(added: NDArray[np.float32], counts: Mask) -> float:
 
 def changed_pixels(a: Rgb, b: Rgb, where: NDArray[np.bool_]) -> int:
     """Pixels inside `where` that differ in any channel by any amount."""
-    return int(((a != b).any(-1) & where).sum())
+    return int((differing(a, b) & where).sum())
+
+
+def differing(a: Rgb, b: Rgb) -> NDArray[np.bool_]:
+    """(H, W) where any channel differs."""
+    red, green, blue = cv2.split((a != b).view(np.uint8))  # NumPy's `any` over three neighbours is slow
+    result: NDArray[np.bool_] = (red | green | blue) > 0
+    return result
 
 
 def sharpness(rgb: Rgb, mask: Mask) -> float:

@@ -56,7 +56,7 @@ def colours_held(painted: Rgb, before: Rgb, width: float) -> Rgb:
     new, old = (cv2.cvtColor(rgb.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) for rgb in (painted, before))
     tint = cv2.GaussianBlur(new - old, (0, 0), max(1.0, TINT * width))
     rgb = cv2.cvtColor((new - tint).astype(np.float32), cv2.COLOR_LAB2RGB) * 255
-    return blend(painted, rgb, (painted != before).any(-1).astype(np.float32))
+    return blend(painted, rgb, metrics.differing(painted, before).astype(np.float32))
 
 
 def rim_matched(picture: Rgb, template: Rgb, face: Mask, skin: Mask, own_skin: Mask, width: float) -> Rgb:

@@ -31,6 +31,26 @@ def test_a_crop_at_full_scale_holds_the_pictures_own_pixels_and_goes_back_exactl
     assert np.array_equal(crop.paste(picture, piece, np.ones(piece.shape[:2], np.float32)), picture)
 
 
+def test_a_rectangle_of_the_picture_is_cut_and_lifted_without_a_warp_to_the_same_bits() -> None:
+    picture, values = noise(200, 300), noise(120, 130).astype(np.float32) / 7
+    crop = Crop(np.array([[1, 0, -70.0], [0, 1, -20.0]]), (130, 120))
+    warped = cv2.warpAffine(picture, crop.matrix, crop.size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    assert np.array_equal(crop.cut(picture), warped)
+    lifted = cv2.warpAffine(values, crop.matrix, (300, 200), flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP)
+    assert np.array_equal(crop.lift(values, picture.shape), lifted)
+    mask = values[..., 0] / values.max()
+    assert np.array_equal(crop.cut_mask(crop.lift(mask, picture.shape)), mask)
+    pasted = blend(picture, lifted, crop.lift(mask, picture.shape))
+    assert np.array_equal(crop.paste(picture, values, mask), pasted)  # type: ignore[arg-type]
+
+
+def test_a_rectangle_that_reaches_beyond_the_picture_repeats_its_border() -> None:
+    picture = noise(40, 50)
+    piece = Crop(np.array([[1, 0, 3.0], [0, 1, -5.0]]), (50, 35)).cut(picture)
+    assert np.array_equal(piece[:, 3:], picture[5:, :47])
+    assert np.array_equal(piece[:, :3], np.repeat(picture[5:, :1], 3, axis=1))
+
+
 def test_a_piece_that_would_be_too_large_is_shrunk_to_the_bound() -> None:
     crop = clipped_box_crop(face_at(500, 500, 1500, 1500), 3.0, (3000, 2500), 1000)
     assert crop.size == (1000, 1000)
