@@ -5,11 +5,13 @@ In which order they are called stands in `engine/portraits.py` alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -35,14 +37,23 @@ WORTH = 0.3  # how much what a reference is worth counts beside its fusion's lik
 # meanwhile. On 72 pairs of people and templates nothing beyond was ever taken; at full width 94 % choose the same.
 TRIED, NEARLY_AS_GOOD, TRIAL_WIDTH = 3, 0.15, 160
 
+One = TypeVar("One")
+Made = TypeVar("Made")
+
 
 @dataclass
 class Steps:
-    """One request. `notes` say what was not done and why."""
+    """One request. `notes` say what was not done and why.
+
+    `beside` are threads for work that nothing waits for yet, and for what is done to several pictures alike. Neither
+    may change anything that others look at, and beside a diffusion's pass nothing may use the GPU, whose work is being
+    recorded.
+    """
 
     profile: Profile
     config: PortraitConfig
     report: Report
+    beside: ThreadPoolExecutor
     part: int = 0  # which of the faces is worked on,
     parts: int = 1  # of how many
     watch: Stopwatch = field(default_factory=Stopwatch)
@@ -58,33 +69,41 @@ class Steps:
     def tell(self, stage: Stage, done: int, total: int) -> None:
         self.report(Progress(stage, done, total, part=self.part, parts=self.parts))
 
-    @contextmanager
-    def lora(self, subject: Subject, reference: Reference) -> Iterator[None]:
-        """The diffusion works with the subject's LoRA inside, and with whatever else is to know them; nothing is loaded
-        when neither pass is wanted."""
-        with ExitStack() as stack:
-            if self.config.paints:
-                for lora, weight in self._loras(subject):
-                    from engine.lora import applied
+    def each(self, do: Callable[[One], Made], of: Sequence[One]) -> list[Made]:
+        """What `do` makes of each, side by side, in their order."""
+        return [do(one) for one in of] if len(of) == 1 else list(self.beside.map(do, of))
 
-                    with self.watch.timing("lora"):
-                        stack.enter_context(applied(self.profile.diffusion, lora, weight))
-                self._show_face(stack, reference)
-            yield
-
-    def _loras(self, subject: Subject) -> Iterator[tuple[Path | State, float]]:
+    def loras(self, subject: Subject) -> list[tuple[Future[State], float]]:
+        """Whatever the diffusion is to know, being read, and its weight; nothing when neither pass is wanted."""
         config, profile = self.config, self.profile
+        wanted: list[tuple[Callable[[], State], float]] = []
+        if not config.paints:
+            return []
         if config.few_step_lora is not FewStepLora.NONE:
-            yield profile.few_step_lora(config.few_step_lora), 1.0
+            wanted.append((partial(profile.few_step_lora, config.few_step_lora), 1.0))
         if config.film_lora_weight > 0:
             if profile.film_lora is None:
                 self.notes.append("no film look: the profile has no LoRA for it")
             else:
-                yield profile.film_lora, config.film_lora_weight
+                wanted.append((partial(_read, profile.film_lora, profile), config.film_lora_weight))
         if subject.lora is None:
             self.notes.append("no LoRA: the diffusion does not know the subject")
         else:
-            yield subject.lora, config.lora_weight
+            wanted.append((partial(_read, subject.lora, profile), config.lora_weight))
+        return [(self.beside.submit(read), weight) for read, weight in wanted]
+
+    @contextmanager
+    def lora(self, loras: Sequence[tuple[Future[State], float]], reference: Reference) -> Iterator[None]:
+        """The diffusion works with these LoRAs inside, and with whatever else is to know the subject."""
+        with ExitStack() as stack:
+            for state, weight in loras:
+                from engine.lora import applied
+
+                with self.watch.timing("lora"):
+                    stack.enter_context(applied(self.profile.diffusion, state.result(), weight))
+            if self.config.paints:
+                self._show_face(stack, reference)
+            yield
 
     def _show_face(self, stack: ExitStack, reference: Reference) -> None:
         config, profile = self.config, self.profile
@@ -108,14 +127,20 @@ class Steps:
             return ranked[0][1]
         small = shrunk(before.rgb.shape, min(1.0, TRIAL_WIDTH / before.face.width))
         rgb, face = small.cut(before.rgb), small.moved_face(before.face)
-        fused: list[tuple[float, Reference, Rgb]] = []
-        for worth, reference in promising:
-            with suppress(FusionFailed):
-                fused.append((worth, reference, profile.fuser(rgb, face, reference.rgb, reference.face)))
-        seen = [(fusion, fuse.nearest_face(fusion, face, profile.detector)) for _, _, fusion in fused]
+
+        def tried(reference: Reference) -> tuple[Rgb, Face] | None:
+            try:
+                fusion = profile.fuser(rgb, face, reference.rgb, reference.face)
+            except FusionFailed:
+                return None
+            return fusion, fuse.nearest_face(fusion, face, profile.detector)
+
+        tries = self.each(tried, [reference for _, reference in promising])
+        fused = [(worth, r, seen) for (worth, r), seen in zip(promising, tries, strict=True) if seen]
+        embeddings = profile.recogniser.embed_all([seen for _, _, seen in fused])
         scores = [
             mean_likeness(own, subject.known(reference), profile.recogniser) + WORTH * worth
-            for (worth, reference, _), own in zip(fused, profile.recogniser.embed_all(seen), strict=True)
+            for (worth, reference, _), own in zip(fused, embeddings, strict=True)
         ]
         return fused[int(np.argmax(scores))][1] if fused else ranked[0][1]
 
@@ -152,28 +177,39 @@ class Steps:
         if not config.first_diffusion:
             self.notes.append("first diffusion switched off")
             return [look]
-        crop = self.profile.portrait_crop(look.rgb, look.face)
-        posed = control.posed(look.face, subject.digital_id, look.rgb.shape)
-        pictures = self.profile.control_pictures
-        controls = control.first_controls(crop.cut(look.rgb), crop.moved_face(posed), pictures, config)
         numbers = self.numbers(subject.trigger, config.first_steps, config.first_strength, config.candidates)
-        if not config.face_shape_match:
-            mask = inpaint.first_mask(look.parts, look.face) * (1 - hidden(look.rgb, look.face))
-            return self.painted(Stage.FIRST_DIFFUSION, look, mask, crop, controls, numbers)
-        everywhere = np.ones(look.rgb.shape[:2], np.float32)
-        shaped = self.painted(Stage.FIRST_DIFFUSION, look, everywhere, crop, controls, numbers)
-        return [replace(new, rgb=blend(look.rgb, new.rgb, inpaint.soft_face(new.parts, new.face))) for new in shaped]
 
-    def second_diffusion(self, look: Look, subject: Subject) -> Look:
+        def canvas(look: Look) -> inpaint.Canvas:
+            crop = self.profile.portrait_crop(look.rgb, look.face)
+            posed = control.posed(look.face, subject.digital_id, look.rgb.shape)
+            pictures = self.profile.control_pictures
+            controls = control.first_controls(crop.cut(look.rgb), crop.moved_face(posed), pictures, config)
+            if config.face_shape_match:
+                mask = np.ones(look.rgb.shape[:2], np.float32)
+            else:
+                mask = inpaint.first_mask(look.parts, look.face) * (1 - hidden(look.rgb, look.face))
+            return inpaint.Canvas.of(look.rgb, mask, crop, controls, numbers)
+
+        painted = self.painted(Stage.FIRST_DIFFUSION, [look], canvas)
+        if not config.face_shape_match:
+            return painted
+        return [replace(new, rgb=blend(look.rgb, new.rgb, inpaint.soft_face(new.parts, new.face))) for new in painted]
+
+    def second_diffusion(self, looks: Sequence[Look], subject: Subject) -> list[Look]:
+        """Each of `looks`, healed."""
         config = self.config
         if not config.second_diffusion:
             self.notes.append("second diffusion switched off")
-            return look
-        crop = self.profile.portrait_crop(look.rgb, look.face)
-        controls = control.second_controls(crop.cut(look.rgb), self.profile.control_pictures, config)
-        mask = inpaint.second_mask(look.parts, look.face) * (1 - hidden(look.rgb, look.face))
+            return list(looks)
         numbers = self.numbers(subject.trigger, config.second_steps, config.second_strength, 1)
-        return self.painted(Stage.SECOND_DIFFUSION, look, mask, crop, controls, numbers)[0]
+
+        def canvas(look: Look) -> inpaint.Canvas:
+            crop = self.profile.portrait_crop(look.rgb, look.face)
+            controls = control.second_controls(crop.cut(look.rgb), self.profile.control_pictures, config)
+            mask = inpaint.second_mask(look.parts, look.face) * (1 - hidden(look.rgb, look.face))
+            return inpaint.Canvas.of(look.rgb, mask, crop, controls, numbers)
+
+        return self.painted(Stage.SECOND_DIFFUSION, looks, canvas)
 
     def numbers(self, trigger: str, steps: int, strength: float, count: int = 1) -> inpaint.Pass:
         config = self.config
@@ -183,59 +219,61 @@ class Steps:
             prompt, negative, steps, strength, config.guidance, config.seed, count, config.few_step_lora
         )
 
-    def painted(
-        self,
-        stage: Stage,
-        look: Look,
-        mask: Mask,
-        crop: Crop,
-        controls: tuple[Control, ...],
-        numbers: inpaint.Pass,
-    ) -> list[Look]:
+    def painted(self, stage: Stage, looks: Sequence[Look], canvas_of: Callable[[Look], inpaint.Canvas]) -> list[Look]:
+        """What the diffusion makes of each of `looks` on its canvas, which may be several versions."""
         with self.watch.timing(stage):
-            rgbs = self.diffused(stage, look.rgb, mask, crop, controls, numbers)
-            if self.config.hold_colours:
-                rgbs = [harmonise.colours_held(rgb, look.rgb, look.face.width) for rgb in rgbs]
-            return [Look.of(rgb, look.face, self.profile) for rgb in rgbs]
+            canvases = self.each(canvas_of, looks)
+            paintings = [
+                self.profile.diffusion.painting(canvas.request, partial(self.tell, stage)) for canvas in canvases
+            ]
+            weights = self.each(lambda pair: pair[0].weight(pair[1]), list(zip(canvases, paintings, strict=True)))
+            versions = [
+                (look, partial(canvas.back, result, painting, weight))
+                for look, canvas, painting, weight in zip(looks, canvases, paintings, weights, strict=True)
+                for result in painting.pictures
+            ]
 
-    def diffused(
-        self,
-        stage: Stage,
-        rgb: Rgb,
-        mask: Mask,
-        crop: Crop,
-        controls: tuple[Control, ...],
-        numbers: inpaint.Pass,
-    ) -> list[Rgb]:
-        def on_step(done: int, total: int) -> None:
-            self.tell(stage, done, total)
+            def seen(version: tuple[Look, Callable[[], Rgb]]) -> Look:
+                look, back = version
+                rgb = back()
+                if self.config.hold_colours:
+                    rgb = harmonise.colours_held(rgb, look.rgb, look.face.width)
+                return Look.of(rgb, look.face, self.profile)
 
-        return inpaint.painted(rgb, mask, crop, controls, self.profile.diffusion, numbers, on_step)
+            return self.each(seen, versions)
 
-    def guarded(self, look: Look, fused: Look, rim: Rim, known: Sequence[Embedding]) -> tuple[Look, float]:
-        """`look` scaled back towards `fused`, its rim matched, both as far as likeness to `known` allows; and how much
-        of the diffusions' change that left."""
-        with self.watch.timing(Stage.ENHANCE):
-            least = fused.likeness(known)
-            share = 1.0
-            if self.config.paints:
-                look, share = _kept(fused, look, known, least + guard.MARGIN)
-            if self.config.color_shift_last:
-                matched = replace(look, rgb=rim.matched(look.rgb, look.face))
-                look, _ = _kept(look, matched, known, min(least, look.likeness(known)) - guard.MARGIN)
-        if share < 1:
-            self.notes.append(f"{share:.0%} of the diffusion's change kept: more would have cost likeness")
+    def diffused(self, rgb: Rgb, mask: Mask, crop: Crop, controls: tuple[Control, ...], numbers: inpaint.Pass) -> Rgb:
+        """A whole picture, harmonised inside `mask`."""
+        canvas = inpaint.Canvas.of(rgb, mask, crop, controls, numbers)
+        return inpaint.painted(canvas, self.profile.diffusion, partial(self.tell, Stage.HARMONISE))[0]
+
+    def guarded(
+        self, look: Look, fused: Look, least: float, rim: Rim, known: Sequence[Embedding]
+    ) -> tuple[Look, float]:
+        """`look` scaled back towards `fused`, its rim matched, both as far as likeness to `known` allows, which is
+        `least` for `fused`; and how much of the diffusions' change that left."""
+        share = 1.0
+        if self.config.paints:
+            look, share = _kept(fused, look, known, least + guard.MARGIN)
+        if self.config.color_shift_last:
+            matched = replace(look, rgb=rim.matched(look.rgb, look.face))
+            look, _ = _kept(look, matched, known, min(least, look.likeness(known)) - guard.MARGIN)
         return look, share
 
     def ranked(
         self, finished: Sequence[tuple[Look, float]], before: Look, rim: Rim, subject: Subject
     ) -> tuple[Candidate, ...]:
         """Best first. `finished` are the looks in the order of their seeds, with the shares that the guard left."""
-        with self.watch.timing(Stage.ENHANCE):
-            candidates = [
-                Candidate(look, self.config.seed + k, share, Scores.of(look, before, rim, subject))
-                for k, (look, share) in enumerate(finished)
-            ]
+        scores = self.each(lambda one: Scores.of(one[0], before, rim, subject), finished)
+        candidates = [
+            Candidate(look, self.config.seed + k, share, score)
+            for k, ((look, share), score) in enumerate(zip(finished, scores, strict=True))
+        ]
+        self.notes += [
+            f"{share:.0%} of the diffusion's change kept: more would have cost likeness"
+            for _, share in finished
+            if share < 1
+        ]
         return tuple(sorted(candidates, key=lambda candidate: candidate.scores.worth, reverse=True))
 
     def harmonised(self, rgb: Rgb, template: Rgb, works: Sequence[WorkedFace]) -> Rgb:
@@ -254,7 +292,7 @@ class Steps:
         controls = control.whole_controls(canvas.cut(picture), profile.control_pictures)
         mask = join.band([(look.face, look.parts) for look in seen], allowed)
         numbers = self.numbers("", config.harmonise_steps, config.harmonise_strength)
-        (painted,) = self.diffused(Stage.HARMONISE, picture, mask, canvas, controls, numbers)
+        painted = self.diffused(picture, mask, canvas, controls, numbers)
         rims = [Rim(before, cut(work, work.rim.face), cut(work, work.rim.skin)) for work in works]
         for look, rim in zip(seen, rims, strict=True):
             painted = rim.matched(painted, look.face)
@@ -283,7 +321,7 @@ class Steps:
         kept = [profile.parse(rgb, fuse.nearest_face(rgb, face, profile.detector)).face for face in faces]
         mask = (1 - np.maximum.reduce(kept)).astype(np.float32)
         numbers = self.numbers("", config.background_steps, config.background_strength)
-        return self.diffused(Stage.HARMONISE, rgb, mask, canvas, controls, numbers)[0]
+        return self.diffused(rgb, mask, canvas, controls, numbers)
 
     def enhanced(self, rgb: Rgb, faces: Sequence[Face]) -> Rgb:
         """Skin of `faces` retouched, the picture enlarged, as far as either is wanted."""
@@ -293,6 +331,12 @@ class Steps:
         return (
             enhance.enhanced(rgb, profile.enhancer, config.super_resolution_ratio) if config.super_resolution else rgb
         )
+
+
+def _read(file: Path, profile: Profile) -> State:
+    from engine.lora import load_kohya
+
+    return load_kohya(file, profile.diffusion.device)
 
 
 def _kept(below: Look, above: Look, known: Sequence[Embedding], least: float) -> tuple[Look, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -28,6 +29,7 @@ from engine.types import Face, Photo, Rgb, SubjectFiles
 logger = logging.getLogger(__name__)
 
 TEMPLATE_SIDE = 4096  # px, longest side at which a template is read
+THREADS = 4  # beside the one that makes a portrait: as many as there are candidates
 FATAL = (Stopped, OutOfGpuMemory, MissingWeights)  # concern the whole request, not one face
 
 
@@ -150,29 +152,8 @@ def make_portraits(
     skipped and noted. `every_stage` measures likeness after every stage, which costs time. Raises `NoFaceInTemplate`,
     `UnreadablePicture`, `UnsafePicture`, `MissingWeights`, `OutOfGpuMemory`, `Stopped`.
     """
-    steps = Steps(profile, config, report)
-    with steps.stage(Stage.TEMPLATE):
-        faces = template_faces(template.rgb, profile.detector)
-    works, skipped = _worked_faces(steps, template.rgb, faces, _seats(who, faces))
-    count = min(len(work.candidates) for work in works)
-    pasted = _fit_to_show(steps, {rank: _together(steps, template.rgb, works, rank) for rank in range(count)})
-    with steps.stage(Stage.ENHANCE):
-        portraits = [steps.enhanced(rgb, [work.face for work in works]) for rgb in pasted.values()]
-    best = next(iter(pasted))
-    untouched = np.minimum.reduce([work.piece.lift(work.mask, template.rgb.shape) <= 0 for work in works])
-    return PortraitReport(
-        portrait=portraits[0],
-        others=tuple(portraits[1:]),
-        faces=len(faces),
-        ranks=tuple(pasted),
-        people=tuple(_face_report(work, best, pasted[best], every_stage) for work in works),
-        skipped=skipped,
-        encoder=profile.recogniser.name,
-        content_check=profile.content_check.name if profile.content_check else None,
-        changed_outside_mask=metrics.changed_pixels(template.rgb, pasted[best], untouched),
-        seconds=steps.watch.seconds,
-        notes=tuple(steps.notes),
-    )
+    with ThreadPoolExecutor(THREADS, "portrait") as beside:
+        return _made(Steps(profile, config, report, beside), who, template.rgb, every_stage)
 
 
 def make_portrait_file(
@@ -198,6 +179,33 @@ def make_portrait_file(
     for number, other in enumerate(result.others, start=2):
         write_portrait(out.with_stem(f"{out.stem}-{number}"), other)
     return result.as_json(out)
+
+
+def _made(steps: Steps, who: Who, template: Rgb, every_stage: bool) -> PortraitReport:
+    profile = steps.profile
+    with steps.stage(Stage.TEMPLATE):
+        faces = template_faces(template, profile.detector)
+    works, skipped = _worked_faces(steps, template, faces, _seats(who, faces))
+    count = min(len(work.candidates) for work in works)
+    pasted = _fit_to_show(steps, {rank: _together(steps, template, works, rank) for rank in range(count)})
+    best = next(iter(pasted))
+    people = [steps.beside.submit(_face_report, work, best, pasted[best], every_stage) for work in works]
+    with steps.stage(Stage.ENHANCE):
+        portraits = [steps.enhanced(rgb, [work.face for work in works]) for rgb in pasted.values()]
+    untouched = np.minimum.reduce([work.piece.lift(work.mask, template.shape) <= 0 for work in works])
+    return PortraitReport(
+        portrait=portraits[0],
+        others=tuple(portraits[1:]),
+        faces=len(faces),
+        ranks=tuple(pasted),
+        people=tuple(person.result() for person in people),
+        skipped=skipped,
+        encoder=profile.recogniser.name,
+        content_check=profile.content_check.name if profile.content_check else None,
+        changed_outside_mask=metrics.changed_pixels(template, pasted[best], untouched),
+        seconds=steps.watch.seconds,
+        notes=tuple(steps.notes),
+    )
 
 
 @dataclass(frozen=True)
@@ -263,24 +271,35 @@ def _worked(steps: Steps, template: Rgb, seat: _Seat, faces: Sequence[Face]) -> 
         raise NoFaceInTemplate(f"the template has {len(faces)} faces, none is number {seat.number + 1} from the left")
     with steps.stage(Stage.TEMPLATE):
         subject = seat.who if isinstance(seat.who, Subject) else Subject.read(seat.who, profile)
+        loras = steps.loras(subject)
         piece = working_crop(template, face, config.crop_scale if config.crop_face_preprocess else None)
         before = Look.of(piece.cut(template), piece.moved_face(face), profile)
     with steps.stage(Stage.FUSE):
         reference = steps.reference(before, subject)
         fused = steps.fusion(before, reference, config.fusion_before, config.fusion_before_ratio)
-    trails = []
-    with steps.lora(subject, reference):
-        for first in steps.first_diffusion(fused, subject):
-            shifted = steps.colour_shift(first, before, config.color_shift_middle, with_lips=True)
-            with steps.stage(Stage.SECOND_FUSION):
-                again = steps.fusion(shifted, reference, config.fusion_after, config.fusion_after_ratio)
-            second = steps.second_diffusion(again, subject)
-            shaded = steps.colour_shift(second, before, config.color_shift_last, with_lips=False)
-            last = steps.makeup(shaded, before)
-            trails.append({"first_diffusion": first, "first_shift": shifted, "second_fusion": again})
-            trails[-1] |= {"second_diffusion": second, "last_shift": last}
-    rim = Rim.of(before, fused)
-    finished = [steps.guarded(trail["last_shift"], fused, rim, subject.known(reference)) for trail in trails]
+    rim_later = steps.beside.submit(Rim.of, before, fused)
+
+    def fused_again(first: Look) -> tuple[Look, Look]:
+        shifted = steps.colour_shift(first, before, config.color_shift_middle, with_lips=True)
+        return shifted, steps.fusion(shifted, reference, config.fusion_after, config.fusion_after_ratio)
+
+    with steps.lora(loras, reference):
+        firsts = steps.first_diffusion(fused, subject)
+        with steps.stage(Stage.SECOND_FUSION):
+            again = steps.each(fused_again, firsts)
+        seconds = steps.second_diffusion([look for _, look in again], subject)
+    rim, known = rim_later.result(), subject.known(reference)
+    least = fused.likeness(known)
+
+    def finished(second: Look) -> tuple[Look, tuple[Look, float]]:
+        last = steps.makeup(steps.colour_shift(second, before, config.color_shift_last, with_lips=False), before)
+        return last, steps.guarded(last, fused, least, rim, known)
+
+    with steps.watch.timing(Stage.ENHANCE):
+        ends = steps.each(finished, seconds)
+        candidates = steps.ranked([end for _, end in ends], before, rim, subject)
+    trail = {"template": before, "first_fusion": fused, "first_diffusion": firsts[0], "first_shift": again[0][0]}
+    trail |= {"second_fusion": again[0][1], "second_diffusion": seconds[0], "last_shift": ends[0][0]}
     neighbours = [profile.parse(before.rgb, piece.moved_face(other)) for other in faces if other is not face]
     return WorkedFace(
         number=seat.number,
@@ -291,8 +310,8 @@ def _worked(steps: Steps, template: Rgb, seat: _Seat, faces: Sequence[Face]) -> 
         rim=rim,
         before=before,
         fused=fused,
-        candidates=steps.ranked(finished, before, rim, subject),
-        trail={"template": before, "first_fusion": fused, **trails[0]},
+        candidates=candidates,
+        trail=trail,
     )
 
 

@@ -21,7 +21,7 @@ from engine.parsing import FaceParts, closed, grown
 from engine.types import Face, Mask, Rgb
 
 if TYPE_CHECKING:
-    from engine.diffusion import Control, Diffusion
+    from engine.diffusion import Control, Diffusion, InpaintRequest, Painting
 
 RING = (32, 16)  # px grown and shrunk for the second mask, where the face box is FACE_WIDTH wide
 FADE = 6.0  # px of the canvas over which a change fades in from the mask's edge
@@ -63,39 +63,51 @@ def soft_face(parts: FaceParts, face: Face) -> Mask:
     return cv2.blur(grown(closed(parts.face, tenth), tenth), (size, size))
 
 
-def painted(
-    picture: Rgb,
-    mask: Mask,
-    crop: Crop,
-    controls: tuple[Control, ...],
-    diffusion: Diffusion,
-    numbers: Pass,
-    on_step: Callable[[int, int], None],
-) -> list[Rgb]:
-    """`numbers.count` versions of `picture`, diffused inside `mask` (picture frame) on the canvas of `crop`."""
-    from engine.diffusion import InpaintRequest, Sampler
+@dataclass(frozen=True)
+class Canvas:
+    """A picture's way to the diffusion and back: it is painted inside `mask` (picture frame) on the canvas of `crop`,
+    which is all that `request` says."""
 
-    samplers = {FewStepLora.NONE: Sampler.DPM, FewStepLora.LCM: Sampler.LCM, FewStepLora.HYPER_SD: Sampler.TCD}
-    request = InpaintRequest(
-        image=crop.cut(picture),
-        mask=crop.cut_mask(mask),
-        prompt=numbers.prompt,
-        negative=numbers.negative,
-        steps=numbers.steps,
-        strength=numbers.strength,
-        guidance=numbers.guidance,
-        controls=controls,
-        seed=numbers.seed,
-        count=numbers.count,
-        sampler=samplers[numbers.few_step_lora],
-    )
-    painting = diffusion.painting(request, on_step)
-    weight = (_fading_inwards(mask, crop) * _seen(picture, painting.unchanged, crop))[..., None]
-    changes = (
-        crop.lift(result.astype(np.float32) - painting.unchanged, picture.shape) * weight
-        for result in painting.pictures
-    )
-    return [np.clip(np.rint(picture + change), 0, 255).astype(np.uint8) for change in changes]
+    picture: Rgb
+    mask: Mask
+    crop: Crop
+    request: InpaintRequest
+
+    @staticmethod
+    def of(picture: Rgb, mask: Mask, crop: Crop, controls: tuple[Control, ...], numbers: Pass) -> Canvas:
+        from engine.diffusion import InpaintRequest, Sampler
+
+        samplers = {FewStepLora.NONE: Sampler.DPM, FewStepLora.LCM: Sampler.LCM, FewStepLora.HYPER_SD: Sampler.TCD}
+        request = InpaintRequest(
+            image=crop.cut(picture),
+            mask=crop.cut_mask(mask),
+            prompt=numbers.prompt,
+            negative=numbers.negative,
+            steps=numbers.steps,
+            strength=numbers.strength,
+            guidance=numbers.guidance,
+            controls=controls,
+            seed=numbers.seed,
+            count=numbers.count,
+            sampler=samplers[numbers.few_step_lora],
+        )
+        return Canvas(picture, mask, crop, request)
+
+    def weight(self, painting: Painting) -> Mask:
+        """How much of a change counts at each pixel of the picture."""
+        return _fading_inwards(self.mask, self.crop) * _seen(self.picture, painting.unchanged, self.crop)
+
+    def back(self, result: Rgb, painting: Painting, weight: Mask) -> Rgb:
+        """The picture with the change that `result`, one of the painting's pictures, makes."""
+        change = self.crop.lift(result.astype(np.float32) - painting.unchanged, self.picture.shape)
+        return np.clip(np.rint(self.picture + change * weight[..., None]), 0, 255).astype(np.uint8)
+
+
+def painted(canvas: Canvas, diffusion: Diffusion, on_step: Callable[[int, int], None]) -> list[Rgb]:
+    """As many versions of the canvas's picture as it asks for."""
+    painting = diffusion.painting(canvas.request, on_step)
+    weight = canvas.weight(painting)
+    return [canvas.back(result, painting, weight) for result in painting.pictures]
 
 
 def _fading_inwards(mask: Mask, crop: Crop) -> Mask:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+import time
+from concurrent.futures import Executor, Future
 from pathlib import Path
 
 import cv2
@@ -15,12 +18,13 @@ from engine.config import PortraitConfig, Style, portrait_style
 from engine.diffusion import InpaintRequest, Painting
 from engine.errors import FusionFailed, NoFaceInTemplate, Stopped, UnreadablePicture
 from engine.images import read_photo
+from engine.lora import UnknownLora
 from engine.models.dlib_faces import DlibDetector, DlibFaceId
 from engine.portraits import make_portrait_file, make_portraits
 from engine.profiles import MiniProfile
 from engine.progress import Progress, Stage
 from engine.stages import guard
-from engine.types import Photo, Rgb, SubjectFiles
+from engine.types import Embedding, Face, Photo, Rgb, SubjectFiles
 
 FAST = {"first_steps": 4, "second_steps": 5}
 NO_DIFFUSION = {"first_diffusion": False, "second_diffusion": False}
@@ -119,6 +123,64 @@ def test_candidates_come_best_first_with_their_scores_and_none_twice(
     candidates = report.as_json(Path("p.jpg"))["candidates"]
     assert [c["worth"] for c in candidates] == [s.worth for s in scores]
     assert set(candidates[0]) == {"seed", "likeness", "quality", "seam", "worth"}
+
+
+def test_what_is_done_side_by_side_is_what_is_done_in_turn_and_no_face_is_asked_for_beside_a_pass(
+    subject: Path, template: Photo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass on the GPU is being recorded, and so would be what another thread runs there."""
+
+    class InTurn(Executor):
+        """Threads that are none."""
+
+        def __init__(self, *_: object) -> None: ...
+
+        def submit(self, do, /, *of, **by_name):  # type: ignore[no-untyped-def,override]
+            done: Future[object] = Future()
+            done.set_result(do(*of, **by_name))
+            return done
+
+    painting = threading.Event()
+
+    class Slow:
+        """The further the seed, the stronger the grain; long enough for others to get on meanwhile."""
+
+        def painting(self, request: InpaintRequest, on_step: object = None) -> Painting:
+            painting.set()
+            time.sleep(0.2)
+            grain = np.random.default_rng(request.seed).normal(0, 3, request.image.shape)
+            pictures = [np.clip(request.image + grain * k, 0, 255).astype(np.uint8) for k in range(request.count)]
+            painting.clear()
+            return Painting(request.image, pictures)
+
+    class Alone(DlibFaceId):
+        def embed(self, rgb: Rgb, face: Face) -> Embedding:
+            assert not painting.is_set()
+            return super().embed(rgb, face)
+
+    class Watched(MiniProfile):
+        diffusion = Slow()  # type: ignore[assignment]
+        recogniser = Alone()
+
+    monkeypatch.setattr(guard, "MARGIN", -1.0)  # everything may stay
+    numbers = config(Watched("cpu"), candidates=3, super_resolution=False)
+    beside = make_portraits(SubjectFiles(subject), template, Watched("cpu"), numbers)
+    monkeypatch.setattr("engine.portraits.ThreadPoolExecutor", InTurn)
+    in_turn = make_portraits(SubjectFiles(subject), template, Watched("cpu"), numbers)
+    assert len(beside.others) == 2
+    for one, other in zip((beside.portrait, *beside.others), (in_turn.portrait, *in_turn.others), strict=True):
+        assert np.array_equal(one, other)
+    assert beside.people == in_turn.people
+    assert beside.notes == in_turn.notes
+
+
+def test_a_lora_that_cannot_be_read_is_said_although_it_was_read_beside(
+    profile: MiniProfile, subject: Path, template: Photo, tmp_path: Path
+) -> None:
+    broken = SubjectFiles(shutil.copytree(subject, tmp_path / "subject"))
+    broken.lora.write_bytes(b"no LoRA")
+    with pytest.raises(UnknownLora, match="no safetensors file"):
+        make_portraits(broken, template, profile, config(profile, **FAST))
 
 
 def test_a_diffusion_that_costs_likeness_is_taken_back_and_said(subject: Path, template: Photo) -> None:
