@@ -6,6 +6,7 @@ function whose weights have moved must be asked for under another key.
 
 from __future__ import annotations
 
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -66,7 +67,8 @@ def identity(networks: Sequence[nn.Module]) -> Hashable:
         modules += [part for part in module._modules.values() if part is not None]
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             places += [] if tensor is None else [tensor.data_ptr()]
-    return tuple(modules), tuple(places)
+    # A key keeps none of them alive: of a LoRA in training that is gone, hundreds of megabytes would stay.
+    return tuple(map(weakref.ref, modules)), tuple(places)
 
 
 class _Recording:

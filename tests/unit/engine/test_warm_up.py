@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
 from collections.abc import Callable
+from contextlib import closing
 from functools import cached_property
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +19,7 @@ from engine.config import TrainingConfig
 from engine.diffusion import Diffusion, InpaintRequest, Painting
 from engine.diffusion.core import OnStep
 from engine.errors import OutOfGpuMemory
+from engine.lora_layers import LoraLayer
 from engine.profiles import MiniProfile
 from engine.stages import train_lora
 from engine.types import Photo
@@ -78,6 +84,23 @@ def test_a_training_whose_memory_is_limited_leaves_nothing_and_is_not_prepared(r
     prepare(profile, True, ())
     assert train_lora.KEPT not in profile.painter.kept
     assert not len(profile.painter.graphs)
+
+
+def test_recordings_keep_nothing_of_a_training_alive_that_was_thrown_away(
+    random_diffusion: Diffusion, tmp_path: Path
+) -> None:
+    """Such as of one whose memory is limited: the renders of its checkpoints were recorded with its LoRA in them."""
+    painter = _Painter(random_diffusion, lambda request: None)
+    config = TrainingConfig(resolution=128, memory_gib=8, validation_steps=1, **QUICK)
+    picture = np.zeros((128, 128, 3), np.uint8)
+    data = train_lora.training_set([picture], config.trigger, painter, config)
+    with closing(train_lora.checkpoints(data, 1, painter, config, tmp_path, lambda done, total: None)) as course:
+        next(course)
+        painter.inpaint(InpaintRequest(picture, None, "a face", "", steps=2, strength=0.6, guidance=1))
+        layer = weakref.ref(next(module for module in painter.unet.modules() if isinstance(module, LoraLayer)))
+        assert len(painter.graphs) == 3
+    gc.collect()
+    assert layer() is None
 
 
 def test_a_rehearsal_leaves_no_weights_behind(random_diffusion: Diffusion) -> None:
