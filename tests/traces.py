@@ -23,7 +23,7 @@ async def traces(settings: Settings, work_dir: Path) -> list[str]:
     return [*await _rows(settings), *_blobs(settings), *await _keys(settings), *_files(work_dir)]
 
 
-async def no_traces(settings: Settings, work_dir: Path, within_s: float = 40) -> None:
+async def no_traces(settings: Settings, work_dir: Path, within_s: float = 90) -> None:
     """Waits until nothing is left: a worker that is told to stop may still write for some seconds."""
     end = time.monotonic() + within_s
     while left := await traces(settings, work_dir):

@@ -111,8 +111,9 @@ class Studio:
         return job.status if job else None
 
     async def until_it_runs(self, job_id: str) -> None:
+        """Or has run already: who looks late on a busy machine may have missed it."""
         async with asyncio.timeout(90):
-            while await self.status(job_id) is not JobStatus.RUNNING:  # noqa: ASYNC110
+            while await self.status(job_id) in (None, JobStatus.QUEUED):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 
 

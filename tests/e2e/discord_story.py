@@ -148,7 +148,7 @@ async def _training(story: Story) -> None:
     here = story.town
     story.chapter("Training: progress in one message, then the news")
     for key in here.place.newest("photos/*.jpg")[-8:]:
-        await here.blobs.put(key, b"DO take 60")
+        await here.blobs.put(key, b"DO take 100")
     await story.presses(await here.discord.has_button("start"), "start")
     await story.hears(lambda m: "▰" in m.text and bool(m.pictures) and "cancel_job" in m.buttons)
     await story.hears(_says("model is ready"))

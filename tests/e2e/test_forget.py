@@ -32,13 +32,17 @@ async def test_telegram(studio: Studio, selfies: list[Path], moment: str) -> Non
             studio.start_worker()  # one that comes later finds nothing to do
             await asyncio.sleep(2)
         await no_traces(studio.settings, studio.work_dir)
-        left = [words(m) for m in visitor.person.messages.values() if m["from"]["is_bot"]]
-        assert len(left) == 1, "of the bot's messages the receipt alone"
-        assert "Everything is deleted." in left[0]
+
+        def left() -> list[str]:
+            return [words(m) for m in visitor.person.messages.values() if m["from"]["is_bot"]]
+
+        await until(lambda: len(left()) == 1)  # of the bot's messages the receipt alone
+        (receipt,) = left()
+        assert "Everything is deleted." in receipt
         if moment in ("generating", "done"):
-            assert "1 model" in left[0]
-            assert "LoRA" in left[0]
-        assert "messages" in left[0]
+            assert "1 model" in receipt
+            assert "LoRA" in receipt
+        assert "messages" in receipt
 
 
 async def _telegram_until(moment: str, studio: Studio, visitor: Visitor, selfies: list[Path]) -> None:
@@ -115,12 +119,12 @@ async def _discord_until(moment: str, here: Town) -> None:
         return
     await here.discord.push(here.me, "start")
     if moment == "training":
-        await here.discord.until(lambda m: "Learning your face" in m.text, LIMIT_S)
+        await here.discord.until(lambda m: "Learning your face" in m.text or "model is ready" in m.text, LIMIT_S)
         return
     await here.discord.until(lambda m: "model is ready" in m.text, LIMIT_S)
     await here.use()
     if moment == "generating":
-        await here.discord.until(lambda m: "Painting" in m.text, LIMIT_S)
+        await here.discord.until(lambda m: "Painting" in m.text or "original" in m.buttons, LIMIT_S)
     else:
         await here.discord.has_button("original", LIMIT_S)
 

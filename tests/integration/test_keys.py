@@ -141,7 +141,7 @@ async def test_a_worker_with_another_master_key_leaves_the_job_to_others(bench: 
     workers.start(bench.server, master_key=MasterKeys((new_key(),)).text())
     job = await bench.inspect()
     await bench.enqueue(job)
-    failed = await bench.outcome(job, within_s=60)
+    failed = await bench.outcome(job)
     assert (failed.kind, failed.reason) == ("transient", "storage")
     assert "PORTRAIT_MASTER_KEY" in failed.detail
 

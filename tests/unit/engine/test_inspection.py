@@ -299,9 +299,9 @@ def test_one_photo_alone_is_judged_on_its_own(detector: DlibDetector, recogniser
 
 def test_judging_again_after_each_photo_is_nearly_free(examined: Examined, recogniser: DlibFaceId) -> None:
     findings = [examined(name) for name in (*A, *B, *C, *STRANGERS[:5])]
-    begin = time.perf_counter()
+    begin = time.process_time()
     judge(findings, recogniser)
-    assert time.perf_counter() - begin < 0.5
+    assert time.process_time() - begin < 0.5
 
 
 def test_inspection_needs_no_torch() -> None:
