@@ -14,6 +14,7 @@ import pytest
 from engine import warm_up
 from engine.bench.portrait import RandomProfile
 from engine.config import FewStepLora, fast_portrait
+from engine.diffusion.capture import MOST
 from engine.lora_layers import TrainableLora
 from engine.models.ip_adapter import IpAdapterFace
 from engine.profiles import MiniProfile
@@ -106,8 +107,7 @@ def test_after_it_was_made_ready_a_first_training_and_first_portraits_record_not
     assert step is not None
     # The autoencoder's two ways, a checkpoint's and the merged LoRA's renders, a first look's two passes, a portrait's,
     # and the first pass of several candidates.
-    assert len(made) == 9
-    assert len(made) == len(profile.graphs) <= 10, "none is forgotten, and what capture.MOST leaves is for others"
+    assert len(made) == len(profile.graphs) == MOST - 6, "none is forgotten, and there is room for two other canvases"
 
     trained = run(training(tmp_path / "training"), tell)
     assert isinstance(trained, TrainResult)
