@@ -37,10 +37,10 @@ def _no_file_can_be_written() -> None:
     ("settings", "sentence"),
     [
         ({}, "There is no chat to talk in"),
-        ({"TELEGRAM_TOKEN": "1:a", "REDIS_URL": "redis://127.0.0.1:1/0"}, "No Redis answers"),
-        ({"TELEGRAM_TOKEN": "1:a", "REDIS_URL": "carrier-pigeon:"}, "No Redis answers"),
+        ({"TELEGRAM_TOKEN": "1:no-real-token", "REDIS_URL": "redis://127.0.0.1:1/0"}, "No Redis answers"),
+        ({"TELEGRAM_TOKEN": "1:no-real-token", "REDIS_URL": "carrier-pigeon:"}, "No Redis answers"),
         (
-            {"TELEGRAM_TOKEN": "1:a", "DATABASE_URL": "sqlite+aiosqlite:////proc/no/where.db"},
+            {"TELEGRAM_TOKEN": "1:no-real-token", "DATABASE_URL": "sqlite+aiosqlite:////proc/no/where.db"},
             "database cannot be opened",
         ),
         ({"PORTRAITS_PER_JOB": "many"}, "PORTRAIT_PORTRAITS_PER_JOB"),
@@ -52,11 +52,15 @@ def test_what_is_missing_is_one_sentence(tmp_path: Path, settings: dict[str, str
     assert done.returncode == 69
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
-    assert "1:a" not in done.stderr
+    assert "no-real-token" not in done.stderr
 
 
 def test_a_full_disk_at_the_first_start_is_one_sentence_and_the_next_start_goes_on(tmp_path: Path) -> None:
-    settings = {"TELEGRAM_TOKEN": "1:a", "REDIS_URL": "redis://127.0.0.1:1/0", "DATA_DIR": str(tmp_path / "data")}
+    settings = {
+        "TELEGRAM_TOKEN": "1:no-real-token",
+        "REDIS_URL": "redis://127.0.0.1:1/0",
+        "DATA_DIR": str(tmp_path / "data"),
+    }
     full = start(tmp_path, disk_is_full=True, **settings)
     assert full.returncode == 69
     assert "cannot be used" in full.stderr

@@ -145,7 +145,7 @@ async def test_a_store_that_comes_back_is_waited_for() -> None:
             raise error
         return "stored"
 
-    assert await persistently(action, 5, go_on) == "stored"
+    assert await persistently(action, 60, go_on) == "stored"
 
 
 async def test_a_worker_that_shall_stop_does_not_wait_for_the_store() -> None:
