@@ -1,7 +1,7 @@
 """A worker that made itself ready: people's first training and first portraits then record nothing.
 
-The networks of the published architecture, narrow and random, behind the worker's own runner; recordings are counted as
-they would be made on CUDA. A key that drifts apart from that of the jobs fails here.
+The networks of the published architecture, narrow and random, behind the worker's own runner; recordings are counted,
+on a CPU as they would be made on CUDA. A key that drifts apart from that of the jobs fails here.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import pytest
 from engine import warm_up
 from engine.bench.portrait import RandomProfile
 from engine.config import FewStepLora, fast_portrait
+from engine.diffusion import chosen_device
 from engine.diffusion.capture import MOST
 from engine.lora_layers import TrainableLora
 from engine.models.ip_adapter import IpAdapterFace
@@ -40,7 +41,7 @@ class Narrow(RandomProfile):
     """As a worker has it, with few steps; `ip_adapter` takes part in first looks, as where its weights are there."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder, "cpu", tiny=True)
+        super().__init__(folder, chosen_device("auto"), tiny=True)
         pictures = MiniProfile("cpu")
         self.segmenter, self.retoucher = pictures.segmenter, pictures.retoucher
         self.graphs = self.painter.graphs = CountingGraphs()

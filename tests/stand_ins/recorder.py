@@ -1,4 +1,4 @@
-"""CUDA graphs where there is no GPU: what would be recorded is counted, and called."""
+"""CUDA graphs counted; where there is no GPU, what would be recorded is called."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from engine.diffusion.capture import Function, Graphs
 
 
 class CountingGraphs(Graphs):
-    """Behaves as on CUDA, except that a recording runs anew the function that it was made of."""
+    """On a CPU as on CUDA, except that a recording runs anew the function that it was made of."""
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
@@ -21,4 +21,4 @@ class CountingGraphs(Graphs):
 
     def _new(self, function: Function, inputs: tuple[torch.Tensor, ...]) -> Function:
         self.made.append([tuple(given.shape) for given in inputs])
-        return function
+        return super()._new(function, inputs) if inputs[0].is_cuda else function
