@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.images import clip_box, grow_box
+from engine.images import clip_box, for_channels, grow_box
 from engine.mini.chip import chip_matrix, five_points
 from engine.types import Face, Mask, Matrix, Points, Rgb
 
@@ -123,9 +123,15 @@ class Crop:
 
 def blend(below: Rgb, above: NDArray[np.floating] | Rgb, mask: Mask) -> Rgb:
     """`above` over `below` by `mask` (0..1), rounded; where the mask is 0 the bits of `below` stay."""
-    weight = np.clip(mask, 0, 1)[..., None]
-    mixed = np.rint(below + (np.asarray(above, np.float32) - below) * weight)
-    return np.where(weight > 0, np.clip(mixed, 0, 255).astype(np.uint8), below)
+    x, y, width, height = cv2.boundingRect((mask > 0).astype(np.uint8))
+    if width == 0:
+        return below.copy()
+    seen = slice(y, y + height), slice(x, x + width)
+    weight = for_channels(np.clip(mask[seen], 0, 1))
+    mixed = np.rint(below[seen] + (np.asarray(above[seen], np.float32) - below[seen]) * weight)
+    result = below.copy()
+    result[seen] = np.where(weight > 0, np.clip(mixed, 0, 255).astype(np.uint8), below[seen])
+    return result
 
 
 def mixed(below: Rgb, above: Rgb, share: float) -> Rgb:

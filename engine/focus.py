@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.bending import face_width
+from engine.images import for_channels
 from engine.skin import skin_likeness
 from engine.types import Mask, Points
 
@@ -62,7 +63,7 @@ def _smooth_as(face: Plane, template: Plane, landmarks: Points) -> Plane:
     texture, smoother = lab - texture, wanted - smoother
     most = _strength(smoother[..., 0], other * inside) / max(_strength(texture[..., 0], skin * inside), 1e-3)
     gain = float(np.clip(most, LEAST_TEXTURE, 1))
-    lab = lab - (1 - gain) * texture * (skin * (1 - features))[..., None]
+    lab = lab - (1 - gain) * texture * for_channels(skin * (1 - features))
     return np.clip(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB), 0, 1)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from engine.errors import UnreadablePicture
@@ -125,6 +126,12 @@ def clip_box(box: Box, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
     height, width = shape[:2]
     left, top = min(max(round(box[0]), 0), width - 1), min(max(round(box[1]), 0), height - 1)
     return left, top, max(left + 1, min(round(box[2]), width)), max(top + 1, min(round(box[3]), height))
+
+
+def for_channels(plane: Mask, channels: int = 3) -> NDArray[np.float32]:
+    """(H, W, channels) `plane` once for each: NumPy multiplies by it far faster than by `plane[..., None]`."""
+    repeated: NDArray[np.float32] = cv2.merge([plane] * channels).reshape(*plane.shape, channels)
+    return repeated
 
 
 def feather(mask: Mask, radius: float) -> Mask:

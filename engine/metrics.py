@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.images import for_channels
 from engine.types import Mask, Rgb
 
 RING = 0.02  # width of the ring on either side of the mask's edge, share of the mask's width
@@ -75,10 +76,10 @@ def _edge(mask: Mask) -> Mask:
 def _sides(values: NDArray[np.float32], mask: Mask) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Means of (H, W, n) over the small ring inside the edge of `mask`, and over the one outside."""
     inside = (mask > 0.5).astype(np.float32)
-    width = _width(mask)
+    width, channels = _width(mask), values.shape[-1]
     inner, outer = (
-        cv2.GaussianBlur(values * side[..., None], (0, 0), width).reshape(values.shape)
-        / np.maximum(cv2.GaussianBlur(side, (0, 0), width)[..., None], 1e-6)
+        cv2.GaussianBlur(values * for_channels(side, channels), (0, 0), width).reshape(values.shape)
+        / for_channels(np.maximum(cv2.GaussianBlur(side, (0, 0), width), 1e-6), channels)
         for side in (inside, 1 - inside)
     )
     return inner, outer

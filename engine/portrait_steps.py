@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from engine.config import FewStepLora, PortraitConfig
-from engine.crop import Crop, blend, mixed, shrunk
+from engine.crop import blend, mixed, shrunk
 from engine.errors import FusionFailed
 from engine.looks import Candidate, Look, Rim, Scores, WorkedFace, mean_likeness
 from engine.parsing import grown, hidden
@@ -29,7 +29,6 @@ from engine.subject import Subject
 from engine.types import Embedding, Face, Mask, Rgb
 
 if TYPE_CHECKING:
-    from engine.diffusion import Control
     from engine.lora import State
 
 WORTH = 0.3  # how much what a reference is worth counts beside its fusion's likeness: a strange light looks odd
@@ -183,12 +182,13 @@ class Steps:
             crop = self.profile.portrait_crop(look.rgb, look.face)
             posed = control.posed(look.face, subject.digital_id, look.rgb.shape)
             pictures = self.profile.control_pictures
-            controls = control.first_controls(crop.cut(look.rgb), crop.moved_face(posed), pictures, config)
+            shown = crop.cut(look.rgb)
+            controls = control.first_controls(shown, crop.moved_face(posed), pictures, config)
             if config.face_shape_match:
                 mask = np.ones(look.rgb.shape[:2], np.float32)
             else:
                 mask = inpaint.first_mask(look.parts, look.face) * (1 - hidden(look.rgb, look.face))
-            return inpaint.Canvas.of(look.rgb, mask, crop, controls, numbers)
+            return inpaint.Canvas.of(look.rgb, mask, crop, shown, controls, numbers)
 
         painted = self.painted(Stage.FIRST_DIFFUSION, [look], canvas)
         if not config.face_shape_match:
@@ -205,9 +205,10 @@ class Steps:
 
         def canvas(look: Look) -> inpaint.Canvas:
             crop = self.profile.portrait_crop(look.rgb, look.face)
-            controls = control.second_controls(crop.cut(look.rgb), self.profile.control_pictures, config)
+            shown = crop.cut(look.rgb)
+            controls = control.second_controls(shown, self.profile.control_pictures, config)
             mask = inpaint.second_mask(look.parts, look.face) * (1 - hidden(look.rgb, look.face))
-            return inpaint.Canvas.of(look.rgb, mask, crop, controls, numbers)
+            return inpaint.Canvas.of(look.rgb, mask, crop, shown, controls, numbers)
 
         return self.painted(Stage.SECOND_DIFFUSION, looks, canvas)
 
@@ -242,9 +243,8 @@ class Steps:
 
             return self.each(seen, versions)
 
-    def diffused(self, rgb: Rgb, mask: Mask, crop: Crop, controls: tuple[Control, ...], numbers: inpaint.Pass) -> Rgb:
-        """A whole picture, harmonised inside `mask`."""
-        canvas = inpaint.Canvas.of(rgb, mask, crop, controls, numbers)
+    def diffused(self, canvas: inpaint.Canvas) -> Rgb:
+        """A whole picture, harmonised."""
         return inpaint.painted(canvas, self.profile.diffusion, partial(self.tell, Stage.HARMONISE))[0]
 
     def guarded(
@@ -289,10 +289,11 @@ class Steps:
         allowed = np.maximum.reduce([cut(work, work.mask) for work in works])
         seen = [Look.of(picture, piece.moved_face(work.face), profile) for work in works]
         canvas = join.canvas(picture.shape, profile.whole_side)
-        controls = control.whole_controls(canvas.cut(picture), profile.control_pictures)
+        shown = canvas.cut(picture)
+        controls = control.whole_controls(shown, profile.control_pictures)
         mask = join.band([(look.face, look.parts) for look in seen], allowed)
         numbers = self.numbers("", config.harmonise_steps, config.harmonise_strength)
-        painted = self.diffused(picture, mask, canvas, controls, numbers)
+        painted = self.diffused(inpaint.Canvas.of(picture, mask, canvas, shown, controls, numbers))
         rims = [Rim(before, cut(work, work.rim.face), cut(work, work.rim.skin)) for work in works]
         for look, rim in zip(seen, rims, strict=True):
             painted = rim.matched(painted, look.face)
@@ -317,11 +318,12 @@ class Steps:
         """All but the faces painted once more: the reference's way to one light over a whole picture."""
         config, profile = self.config, self.profile
         canvas = join.canvas(rgb.shape, profile.whole_side)
-        controls = control.whole_controls(canvas.cut(rgb), profile.control_pictures)
+        shown = canvas.cut(rgb)
+        controls = control.whole_controls(shown, profile.control_pictures)
         kept = [profile.parse(rgb, fuse.nearest_face(rgb, face, profile.detector)).face for face in faces]
         mask = (1 - np.maximum.reduce(kept)).astype(np.float32)
         numbers = self.numbers("", config.background_steps, config.background_strength)
-        return self.diffused(rgb, mask, canvas, controls, numbers)
+        return self.diffused(inpaint.Canvas.of(rgb, mask, canvas, shown, controls, numbers))
 
     def enhanced(self, rgb: Rgb, faces: Sequence[Face]) -> Rgb:
         """Skin of `faces` retouched, the picture enlarged, as far as either is wanted."""

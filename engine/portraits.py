@@ -261,7 +261,8 @@ def _reason(error: Exception) -> Skip:
             return Skip.NO_SUCH_FACE
         case UnreadablePicture():
             return Skip.SUBJECT_UNREADABLE
-    return Skip.FACE_FAILED
+        case _:
+            return Skip.FACE_FAILED
 
 
 def _worked(steps: Steps, template: Rgb, seat: _Seat, faces: Sequence[Face]) -> WorkedFace:

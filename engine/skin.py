@@ -20,8 +20,10 @@ def skin_likeness(lab: NDArray[np.float32], landmarks: Points) -> Mask:
         return np.ones(lab.shape[:2], np.float32)
     middle = np.median(sample, 0)
     spread = np.maximum(1.48 * np.median(np.abs(sample - middle), 0), LEAST_SPREAD)
-    off = (lab - middle.astype(np.float32)) * (1 / spread).astype(np.float32)
-    away = np.sqrt(cv2.transform(off * off, np.full((1, 3), 1 / 3, np.float32)))  # numpy's mean of three is slow
+    # By whole rows: NumPy is slow where it goes on by threes.
+    middles, scales = (np.tile(each.astype(np.float32), lab.shape[1]) for each in (middle, 1 / spread))
+    off = (lab.reshape(len(lab), -1) - middles) * scales
+    away = np.sqrt(cv2.transform((off * off).reshape(lab.shape), np.full((1, 3), 1 / 3, np.float32)))
     return np.clip((FAR - away) / (FAR - NEAR), 0, 1).astype(np.float32)
 
 

@@ -23,6 +23,7 @@ from engine.diffusion.guided import GuidedNoise, Streams, hint
 from engine.diffusion.prompt import encode
 from engine.diffusion.sampling import Sampler, Trajectory, dpm_scheduler
 from engine.errors import OutOfGpuMemory
+from engine.images import for_channels
 from engine.types import Mask, Rgb
 
 if TYPE_CHECKING:
@@ -263,7 +264,7 @@ def injection_factors(residuals: int, weight: float, soft: bool) -> list[float]:
 
 def overlaid(image: Rgb, picture: Rgb, blurred: Mask) -> Rgb:
     """`picture` over `image` by twice the blurred mask: full where it is at least a half, nothing where it is 0."""
-    weight = np.rint(np.clip(2 * blurred, 0, 1) * 255)[..., None] / 255
+    weight = for_channels((np.rint(np.clip(2 * blurred, 0, 1) * 255) / 255).astype(np.float32))
     mixed = np.rint(image + (picture.astype(np.float32) - image) * weight)
     return np.where(weight > 0, mixed.astype(np.uint8), image)
 

@@ -16,6 +16,7 @@ import numpy as np
 from engine.bending import STIFFNESS, Patch, Plane, bent, dense, face_width, nodes_over, sampled, spline
 from engine.errors import FusionFailed
 from engine.focus import as_fine
+from engine.images import for_channels
 from engine.models.mean_head import HeadView, with_forehead
 from engine.parsing import around
 from engine.skin import skin_likeness
@@ -81,7 +82,7 @@ def _laid_over(below: Plane, reference: Rgb, warp: _Warp) -> Plane:
     alpha = np.maximum(_alpha(goal, skin_below, skin_face), _beard_below(goal, skin_face, lab_face[..., 0]))
     if blur:  # out of focus, an outline is so too
         alpha = cv2.GaussianBlur(alpha, (0, 0), blur)
-    return np.asarray(below + (lit - below) * alpha[..., None], np.float32)
+    return np.asarray(below + (lit - below) * for_channels(alpha), np.float32)
 
 
 @dataclass(frozen=True)
@@ -144,14 +145,14 @@ def _relit(face: Plane, below: Plane, skin: Mask, goal: Points) -> Plane:
     far = np.tanh(np.abs(detail[..., 0]) / FINE)  # fine texture keeps its contrast, whichever side of the skin it is on
     gain = 1 + (np.where(detail[..., 0] < 0, darker, brighter) - 1) * far
     brightness = to[..., 0] + detail[..., 0] * gain
-    tint = np.clip(brightness / np.maximum(to[..., 0], 1), 0, 1)[..., None]  # what is dark takes on no colour
+    tint = for_channels(np.clip(brightness / np.maximum(to[..., 0], 1), 0, 1), 2)  # what is dark takes on no colour
     colour = face[..., 1:] + (to - from_)[..., 1:] * tint
     return np.dstack([np.clip(brightness, 0, 100), colour]).astype(np.float32)
 
 
 def _base(lab: Plane, weight: Mask, radius: float) -> Plane:
     """The light on a face: `lab` smoothed over what counts; over larger distances where little does."""
-    mean = (lab * weight[..., None]).sum((0, 1)) / weight.sum()
+    mean = (lab * for_channels(weight)).sum((0, 1)) / weight.sum()
     far, near = _spread(lab, weight, 3 * radius), _spread(lab, weight, radius)
     trust = cv2.GaussianBlur(weight, (0, 0), radius, borderType=cv2.BORDER_CONSTANT)[..., None]
     trust = np.clip(trust / 0.25, 0, 1)
@@ -164,7 +165,9 @@ def _spread(values: Plane, weight: Mask, radius: float) -> Plane:
     size = weight.shape[1::-1]
     coarse = max(1, int(radius / COARSE))
     small = max(1, round(size[0] / coarse)), max(1, round(size[1] / coarse))
-    both = cv2.resize(np.dstack([values * weight[..., None], weight]), small, interpolation=cv2.INTER_AREA)
+    both = cv2.resize(
+        cv2.merge([*cv2.split(values * for_channels(weight)), weight]), small, interpolation=cv2.INTER_AREA
+    )
     sigma = radius * small[0] / size[0], radius * small[1] / size[1]
     both = cv2.GaussianBlur(both, (0, 0), sigma[0], sigmaY=sigma[1], borderType=cv2.BORDER_CONSTANT)
     both = cv2.resize(both, size, interpolation=cv2.INTER_CUBIC)

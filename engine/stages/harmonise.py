@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from engine import metrics
 from engine.crop import blend
+from engine.images import for_channels
 from engine.types import Mask, Rgb
 
 BLUR = 32  # px on a working picture whose short side is 512
@@ -76,11 +77,11 @@ def rim_matched(picture: Rgb, template: Rgb, face: Mask, skin: Mask, own_skin: M
     own, weight = metrics.steps(template, face), metrics.weight(face, skin * own_skin)
     for _ in range(ROUNDS):
         steps = metrics.steps(picture, face) - own
-        near = cv2.GaussianBlur(weight, (0, 0), BAND * width)[..., None]
-        field = cv2.GaussianBlur(steps * weight[..., None], (0, 0), BAND * width) / np.maximum(near, 1e-6)
+        near = for_channels(cv2.GaussianBlur(weight, (0, 0), BAND * width))
+        field = cv2.GaussianBlur(steps * for_channels(weight), (0, 0), BAND * width) / np.maximum(near, 1e-6)
         field *= np.clip(near * TRUST * width, 0, 1)  # far from any skin at the rim nothing is known
         field *= np.minimum(1, MOST / np.maximum(np.linalg.norm(field, axis=-1, keepdims=True), 1e-3))
-        lab = lab - field * fade[..., None]
+        lab = lab - field * for_channels(fade)
         rgb = cv2.cvtColor(lab.astype(np.float32), cv2.COLOR_LAB2RGB) * 255
         picture = blend(picture, rgb, (fade > 0).astype(np.float32))
     return picture

@@ -17,6 +17,7 @@ import numpy as np
 
 from engine.config import FewStepLora
 from engine.crop import Crop
+from engine.images import for_channels
 from engine.parsing import FaceParts, closed, grown
 from engine.types import Face, Mask, Rgb
 
@@ -74,12 +75,13 @@ class Canvas:
     request: InpaintRequest
 
     @staticmethod
-    def of(picture: Rgb, mask: Mask, crop: Crop, controls: tuple[Control, ...], numbers: Pass) -> Canvas:
+    def of(picture: Rgb, mask: Mask, crop: Crop, shown: Rgb, controls: tuple[Control, ...], numbers: Pass) -> Canvas:
+        """`shown` is what `crop` cuts out of the picture: the controls were drawn from it."""
         from engine.diffusion import InpaintRequest, Sampler
 
         samplers = {FewStepLora.NONE: Sampler.DPM, FewStepLora.LCM: Sampler.LCM, FewStepLora.HYPER_SD: Sampler.TCD}
         request = InpaintRequest(
-            image=crop.cut(picture),
+            image=shown,
             mask=crop.cut_mask(mask),
             prompt=numbers.prompt,
             negative=numbers.negative,
@@ -100,7 +102,7 @@ class Canvas:
     def back(self, result: Rgb, painting: Painting, weight: Mask) -> Rgb:
         """The picture with the change that `result`, one of the painting's pictures, makes."""
         change = self.crop.lift(result.astype(np.float32) - painting.unchanged, self.picture.shape)
-        return np.clip(np.rint(self.picture + change * weight[..., None]), 0, 255).astype(np.uint8)
+        return np.clip(np.rint(self.picture + change * for_channels(weight)), 0, 255).astype(np.uint8)
 
 
 def painted(canvas: Canvas, diffusion: Diffusion, on_step: Callable[[int, int], None]) -> list[Rgb]:

@@ -51,6 +51,15 @@ def test_a_rectangle_that_reaches_beyond_the_picture_repeats_its_border() -> Non
     assert np.array_equal(piece[:, :3], np.repeat(picture[5:, :1], 3, axis=1))
 
 
+def test_blending_keeps_the_bits_where_the_mask_is_zero_and_rounds_where_it_is_not() -> None:
+    below, above = noise(40, 50), noise(50, 40).swapaxes(0, 1)
+    mask = np.zeros((40, 50), np.float32)
+    assert np.array_equal(blend(below, above, mask), below)
+    mask[10:20, 5:30], mask[15, 15] = 0.3, 7
+    expected = below + (above.astype(np.float32) - below) * np.clip(mask, 0, 1)[..., None]
+    assert np.array_equal(blend(below, above, mask), np.rint(expected).astype(np.uint8))
+
+
 def test_a_piece_that_would_be_too_large_is_shrunk_to_the_bound() -> None:
     crop = clipped_box_crop(face_at(500, 500, 1500, 1500), 3.0, (3000, 2500), 1000)
     assert crop.size == (1000, 1000)

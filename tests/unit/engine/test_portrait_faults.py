@@ -92,7 +92,7 @@ def test_a_close_up_larger_than_the_canvas_keeps_its_own_detail(template: Photo,
     mask[top:bottom, left:right] = 1
     darker = Recorded(lambda rgb: np.clip(rgb.astype(int) - 20, 0, 255).astype(np.uint8))
     numbers = inpaint.Pass("", "", 1, 1.0, 2.0, 0)
-    canvas = inpaint.Canvas.of(picture, mask, crop, (), numbers)
+    canvas = inpaint.Canvas.of(picture, mask, crop, crop.cut(picture), (), numbers)
     (painted,) = inpaint.painted(canvas, darker, lambda done, total: None)  # type: ignore[arg-type]
     middle = np.s_[top + 60 : bottom - 60, left + 60 : right - 60]
     before, after = (p.astype(np.float32) for p in (picture[middle], painted[middle]))
@@ -123,7 +123,7 @@ def test_what_is_finer_than_the_canvas_keeps_its_colour(template: Photo, detecto
             return Painting(blurred, [np.clip(blurred.astype(int) + 30, 0, 255).astype(np.uint8)])
 
     numbers = inpaint.Pass("", "", 1, 1.0, 2.0, 0)
-    canvas = inpaint.Canvas.of(picture, mask, crop, (), numbers)
+    canvas = inpaint.Canvas.of(picture, mask, crop, crop.cut(picture), (), numbers)
     (painted,) = inpaint.painted(canvas, Lighter(), lambda done, total: None)  # type: ignore[arg-type]
     change = painted.astype(int) - picture
     assert change[y - 120 : y - 80, x - 120 : x - 90].mean() > 20
