@@ -412,6 +412,9 @@ class FakeDiscord:
 
     def _channel(self, body: Json) -> Json:
         user = str(body["recipient_id"])
+        if user not in {made.user for made in self._interactions.values()}:
+            # Nobody whom an earlier test left behind comes in between: they never were on this Discord.
+            raise Refused(404, 10013, "Unknown User")
         person = {"id": user, "username": f"u{user}", "discriminator": "0", "global_name": None, "avatar": None}
         return {"id": self._dm(user), "type": 1, "recipients": [person], "last_message_id": None}
 
