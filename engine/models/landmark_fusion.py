@@ -39,6 +39,9 @@ FOREHEAD_SHARE = 0.4  # how far above the brows the reference shows, of the dist
 BARE = (0.70, 0.85)  # share of skin in that part of the forehead: fringed up to the first, bare from the second
 FADING = 0.8  # share of that part of the forehead from which on it fades out
 BROW = 0.12  # how far above its points a brow reaches, of the distance from lips to brows
+MEETING = 0.1  # sigma of the light that the forehead takes on above a fringed reference, share of the face width
+MEETING_REACH = 0.2  # how far up it does, likewise
+MEETING_KNOWN = 0.02  # share of a neighbourhood that must be edge on skin; with less, nothing is known
 FRINGED_SHARE = 0.05  # FOREHEAD_SHARE of a reference whose fringe would look like a smear on the template's forehead
 BEARDED = (0.35, 0.65)  # share of the chin that is not skin: shaven up to the first, bearded from the second
 BEARD_BELOW = 0.4  # how far below the jaw a beard may reach, of the distance from lips to chin
@@ -78,8 +81,16 @@ def _laid_over(below: Plane, reference: Rgb, warp: _Warp) -> Plane:
     face, blur = as_fine(_warped(reference, warp, below.shape), below, goal)
     lab_below, lab_face = (cv2.cvtColor(picture, cv2.COLOR_RGB2LAB) for picture in (below, face))
     skin_below, skin_face = skin_likeness(lab_below, goal), skin_likeness(lab_face, goal)
-    lit = cv2.cvtColor(_relit(lab_face, lab_below, skin_face * skin_below, goal), cv2.COLOR_LAB2RGB)
-    alpha = np.maximum(_alpha(goal, skin_below, skin_face), _beard_below(goal, skin_face, lab_face[..., 0]))
+    skin = skin_face * skin_below
+    lab_lit = _relit(lab_face, lab_below, skin, goal)
+    lit = cv2.cvtColor(lab_lit, cv2.COLOR_LAB2RGB)
+    fringe = _fringe(goal, skin_face)
+    shown = _alpha(goal, skin_below, skin_face, fringe)
+    if fringe > 0:
+        light = _light_above(lab_lit - lab_below, shown, 4 * shown * (1 - shown) * skin, goal)
+        lab_below += fringe * light * for_channels(_forehead(goal, skin_below))
+        below = cv2.cvtColor(lab_below, cv2.COLOR_LAB2RGB)
+    alpha = np.maximum(shown, _beard_below(goal, skin_face, lab_face[..., 0]))
     if blur:  # out of focus, an outline is so too
         alpha = cv2.GaussianBlur(alpha, (0, 0), blur)
     return np.asarray(below + (lit - below) * for_channels(alpha), np.float32)
@@ -174,13 +185,45 @@ def _spread(values: Plane, weight: Mask, radius: float) -> Plane:
     return both[..., :-1] / (both[..., -1:] + 1e-12)
 
 
-def _alpha(goal: Points, skin_below: Mask, skin_face: Mask) -> Mask:
+def _light_above(step: Plane, shown: Mask, edge: Mask, goal: Points) -> Plane:
+    """What the template's forehead lacks of the light on the face that ends under it, fading out towards the hair.
+
+    Who has a fringe in a photo has its light there too, and without this a line runs across the brows wherever the
+    template's forehead is bare. `step` is what the face is lighter, in Lab; `edge` says where `shown` ends on skin.
+    """
+    width = face_width(goal)
+    small = min(1.0, SMALL / width)
+    size = max(8, round(shown.shape[1] * small)), max(8, round(shown.shape[0] * small))
+    step, edge, inside = (cv2.resize(v, size, interpolation=cv2.INTER_AREA) for v in (step, edge, shown))
+    edge *= _above_eyes(goal * small, edge.shape)
+    near = cv2.GaussianBlur(edge, (0, 0), MEETING * width * small)
+    light = cv2.GaussianBlur(step * for_channels(edge), (0, 0), MEETING * width * small)
+    away = cv2.distanceTransform((inside < 0.5).astype(np.uint8), cv2.DIST_L2, 5) / (MEETING_REACH * width * small)
+    fade = np.clip(1 - away, 0, 1)
+    light *= for_channels(fade * fade * (3 - 2 * fade) * np.clip(near / MEETING_KNOWN, 0, 1) / np.maximum(near, 1e-6))
+    return np.asarray(cv2.resize(light, shown.shape[1::-1], interpolation=cv2.INTER_CUBIC), np.float32)
+
+
+def _forehead(goal: Points, skin: Mask) -> Mask:
+    """`skin` above the eyes, with a soft edge."""
+    forehead = skin * _above_eyes(goal, skin.shape)
+    return cv2.GaussianBlur(forehead, (0, 0), max(0.01 * face_width(goal), 0.5)).astype(np.float32)
+
+
+def _above_eyes(goal: Points, shape: tuple[int, ...]) -> Mask:
+    y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
+    eyes = goal[36:48].mean(0)
+    up = goal[BROWS].mean(0) - goal[LIPS].mean(0)
+    return ((x - eyes[0]) * up[0] + (y - eyes[1]) * up[1] > 0).astype(np.float32)
+
+
+def _alpha(goal: Points, skin_below: Mask, skin_face: Mask, fringe: float) -> Mask:
     """Where the reference's face shows: the whole inner face, towards the rim only where both pictures have skin."""
     width = face_width(goal)
     shape = skin_below.shape
     middle = goal[27:36].mean(0)
     rise = goal[BROWS].mean(0) - goal[LIPS].mean(0)
-    up = rise * _forehead_share(goal, skin_face)
+    up = rise * (FOREHEAD_SHARE + fringe * (FRINGED_SHARE - FOREHEAD_SHARE))
     oval = _soft(_filled(np.concatenate([goal[JAW], goal[BROWS] + up]), shape), FEATHER * width)
     oval *= _fading_upwards(shape, goal[BROWS].mean(0), up)
     cheeks = middle + 0.86 * (goal[[2, 3, 4, 12, 13, 14]] - middle)
@@ -204,12 +247,12 @@ def _share_of(weight: Mask, points: Points) -> float:
     return float((weight * inside).sum() / max(float(inside.sum()), 1.0))
 
 
-def _forehead_share(goal: Points, skin_face: Mask) -> float:
-    """FOREHEAD_SHARE, less where the reference's forehead lies behind a fringe."""
+def _fringe(goal: Points, skin_face: Mask) -> float:
+    """0 for a reference with a bare forehead, 1 where it lies behind a fringe."""
     up = goal[BROWS].mean(0) - goal[LIPS].mean(0)
     bare = _share_of(skin_face, np.concatenate([goal[BROWS] + 0.08 * up, goal[BROWS] + FOREHEAD_SHARE * up]))
     low, high = BARE
-    return FRINGED_SHARE + (FOREHEAD_SHARE - FRINGED_SHARE) * float(np.clip((bare - low) / (high - low), 0, 1))
+    return float(np.clip((high - bare) / (high - low), 0, 1))
 
 
 def _beard_below(goal: Points, skin_face: Mask, lightness: Plane) -> Mask:

@@ -121,6 +121,19 @@ def test_a_fringe_stays_with_its_owner() -> None:
     assert changed_rows(reference, face)[brows - 80 : brows - 25].max() < 8
 
 
+def test_no_line_runs_across_the_brows_of_who_has_a_fringe() -> None:
+    """The light under a fringe ends where the fringe begins; the template's forehead is bare there."""
+    reference, face = marked_face("fringe", (70, 45, 30))
+    brows, middle = int(face.landmarks[17:27, 1].min()), int(face.landmarks[27, 0])
+    reference[brows - 8 : brows + 20] += 16
+    plain, _ = marked_face("", (0, 0, 0))
+    fused = LandmarkFuser()(plain, face, reference, face)
+    light = fused[brows - 120 : brows + 5, middle - 15 : middle + 15].mean((1, 2))
+    assert np.abs(light[8:] - light[:-8]).max() < 4, "within 8 rows, of a face 166 wide"
+    assert light.max() - light.min() < 12
+    assert np.array_equal(fused[: brows - 120], plain[: brows - 120])
+
+
 def test_a_beard_hangs_over_the_jaw() -> None:
     """Cut off along the jaw line it would end in a rim of the template's pale chin."""
     reference, face = marked_face("beard", (50, 35, 25))
