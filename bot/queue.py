@@ -132,7 +132,7 @@ class JobQueue:
         keys = [key async for key in self.redis.scan_iter(match=WORKER_KEYS, count=500)]
         async with self.redis.pipeline(transaction=False) as pipe:
             for key in keys:
-                pipe.hmget(key, ("one_engine", "state"))
+                pipe.hmget(key, ["one_engine", "state"])
             answers = await pipe.execute()
         starting = sum(state == b"loading" for _, state in answers)
         return Workers(len(keys), any(one_engine == b"1" for one_engine, _ in answers), starting)

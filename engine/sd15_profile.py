@@ -54,6 +54,7 @@ PACKAGES = {  # by extra of this project, what only that extra brings
 # pixels and still show hair and neck, with room for the widest mask. Training and portraits share the scale, so that
 # the LoRA paints faces at the size at which it learned them.
 CANVAS_SCALE = 2.0
+SMALL_GIB = 7.0  # of a card of 8 GiB, for a training: the rest is CUDA's own and the screen's
 
 # The reference's terms and weights for photos.
 POSITIVE = (
@@ -106,7 +107,8 @@ class Sd15Profile:
         self._models_dir, self._checkpoint, self._device = models_dir, checkpoint, device
         self._catalogue = load_catalogue()
         self._few_step_loras: dict[FewStepLora, State] = {}
-        self.training = TrainingConfig(crop_scale=CANVAS_SCALE)
+        self._is_small_gpu = bool(os.environ.get("PORTRAIT_SMALL_GPU"))
+        self.training = TrainingConfig(crop_scale=CANVAS_SCALE, memory_gib=SMALL_GIB if self._is_small_gpu else 0)
         # Landmark fusion keeps the template's light by itself: mixing it with the template would show two faces. The
         # reference's 0.6 belongs to its own fusion network.
         self.portrait = PortraitConfig(fusion_before_ratio=1.0)
@@ -165,7 +167,7 @@ class Sd15Profile:
         diffusion = Diffusion(
             parts.unet, parts.vae, parts.text_encoder, parts.tokenizer, parts.controlnets, parts.scheduler_config
         )
-        return for_small_memory(diffusion) if os.environ.get("PORTRAIT_SMALL_GPU") else diffusion
+        return for_small_memory(diffusion) if self._is_small_gpu else diffusion
 
     @cached_property
     def control_pictures(self) -> ControlPictures:

@@ -135,7 +135,7 @@ def _lanes(parts: WorkerParts) -> list[_Lane]:
     settings = parts.settings
     candidates = tuple(dict.fromkeys((settings.portraits_per_job, MORE_CANDIDATES)))
     checks = lane(CHECK_QUEUE, _engine(settings, "load_checks"), asyncio.Semaphore(1))
-    if settings.one_engine:
+    if settings.has_one_engine:
         both = _engine(settings, "load_renders", Expected(trainings=True, candidates=candidates))
         turn = asyncio.Semaphore(1)
         return [checks, lane(PORTRAIT_QUEUE, both, turn), lane(TRAIN_QUEUE, both, turn)]
@@ -204,7 +204,7 @@ async def _beat(worker_id: str, parts: WorkerParts, lanes: Sequence[_Lane]) -> N
             "version": version("portrait-bot"),
             "started_at": started_at,
             "pid": os.getpid(),
-            "one_engine": int(parts.settings.one_engine),
+            "one_engine": int(parts.settings.has_one_engine),
             **busy,
         }
         try:

@@ -48,13 +48,15 @@ class WorkerSettings(BaseSettings):
         "(`python -m engine models fetch lcm-lora`).",
     )
     small_gpu: bool = Field(
-        False, description="For a card of 8 GiB: ControlNets are on it only for their pass; portraits take longer."
+        False,
+        description="For a card of 8 GiB: one engine process, ControlNets are on the card only for their pass, a "
+        "training keeps to 7 GiB of it and leaves nothing there; all takes longer.",
     )
     device: str = Field("auto", description="Device of the engine: auto, cpu, cuda or cuda:N.")
     one_engine: bool = Field(
         False,
-        description="For a small GPU: trainings and portraits share one engine process, and a portrait waits for the "
-        "training that runs. Otherwise each has its own, and a training pauses while a portrait is made.",
+        description="For a card of 12 GiB: trainings and portraits share one engine process, and a portrait waits for "
+        "the training that runs. Otherwise each has its own, and a training pauses while a portrait is made.",
     )
     portraits_per_job: int = Field(1, ge=1, le=8, description="Candidates made for one request of a portrait.")
     lease_s: float = Field(
@@ -102,6 +104,11 @@ class WorkerSettings(BaseSettings):
     )
     log_format: Literal["plain", "json"] = Field("plain", description="Log lines for people or for machines.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
+
+    @property
+    def has_one_engine(self) -> bool:
+        """Trainings and portraits share a process: a small card does not hold the networks twice."""
+        return self.one_engine or self.small_gpu
 
     def master_keys(self) -> MasterKeys:
         """Raises ValueError and OSError."""

@@ -258,10 +258,11 @@ async def test_a_worker_whose_engine_cannot_start_takes_no_jobs(bench: Bench, wo
 
 
 @pytest.mark.parametrize(
-    ("one_engine", "expected"),
+    ("settings", "expected"),
     [
-        ("0", [Expected(trainings=True), Expected(candidates=(2, 4))]),
-        ("1", [Expected(trainings=True, candidates=(2, 4))]),
+        ({}, [Expected(trainings=True), Expected(candidates=(2, 4))]),
+        ({"one_engine": "1"}, [Expected(trainings=True, candidates=(2, 4))]),
+        ({"small_gpu": "1"}, [Expected(trainings=True, candidates=(2, 4))]),
     ],
 )
 async def test_each_engine_is_told_for_what_to_make_ready(
@@ -269,13 +270,13 @@ async def test_each_engine_is_told_for_what_to_make_ready(
     workers: Workers,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    one_engine: str,
+    settings: dict[str, str],
     expected: list[Expected],
 ) -> None:
     starts = tmp_path / "starts"
     starts.touch()
     monkeypatch.setenv(STARTS, str(starts))
-    workers.start(bench.server, one_engine=one_engine, portraits_per_job="2")
+    workers.start(bench.server, **settings, portraits_per_job="2")
     async with asyncio.timeout(WITHIN_S):
         while len(starts.read_text().splitlines()) < len(expected):  # noqa: ASYNC110
             await asyncio.sleep(0.05)

@@ -216,6 +216,12 @@ def test_the_environment_asks_for_fast_portraits(tmp_path: Path, monkeypatch: py
     assert (config.few_step_lora, config.first_steps, config.guidance) == (FewStepLora.HYPER_SD, 4, 1.0)
 
 
+def test_the_environment_keeps_trainings_within_a_small_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Sd15Profile(tmp_path, None, "cpu").training.memory_gib == 0
+    monkeypatch.setenv("PORTRAIT_SMALL_GPU", "1")
+    assert 6 < Sd15Profile(tmp_path, None, "cpu").training.memory_gib < 7.5, "of 8, less CUDA's own half"
+
+
 def test_a_small_gpu_paints_the_same(profile: OnStandIns, shared_data: Path) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
     controls = (Control("canny", picture, 0.5), Control("tile", picture, 0.7))
