@@ -20,6 +20,7 @@ from engine.types import Face, Mask, Points, Rgb
 
 SPECK = 0.012  # of the face's width: what is narrower is a wrinkle or a mole
 AROUND_HAIR = 0.015  # of the face's width: the blurred edge of what lies in front
+ABOVE_BROWS = 0.15  # of the distance from lips to brows: where brows end
 FOREHEAD = 0.35  # how far the face goes on above the brows, of the distance from lips to brows
 
 
@@ -81,6 +82,14 @@ def hidden(rgb: Rgb, face: Face) -> Mask:
     thin, beyond = SPECK * face.width / 2, AROUND_HAIR * face.width
     in_front = grown(grown(grown(strange, -thin), thin), beyond) * (1 - features)
     return _laid_in(in_front, window, rgb.shape)
+
+
+def above_brows(face: Face, shape: tuple[int, ...]) -> Mask:
+    """1 from a little above the brows on, where a fringe would hang, 0 below."""
+    brows, lips = face.landmarks[17:27].mean(0), face.landmarks[48:60].mean(0)
+    up = (brows - lips) / max(float(((brows - lips) ** 2).sum()), 1e-6)
+    y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
+    return ((x - brows[0]) * up[0] + (y - brows[1]) * up[1] > ABOVE_BROWS).astype(np.float32)
 
 
 def grown(mask: Mask, by: float) -> Mask:

@@ -19,7 +19,7 @@ from engine.config import FewStepLora, PortraitConfig
 from engine.crop import blend, mixed, shrunk
 from engine.errors import FusionFailed
 from engine.looks import Candidate, Look, Rim, Scores, WorkedFace, mean_likeness
-from engine.parsing import grown, hidden
+from engine.parsing import above_brows, grown, hidden
 from engine.profiles import Profile
 from engine.progress import Progress, Report, Stage, Stopwatch
 from engine.stages import control, enhance, fuse, guard, harmonise, inpaint, join, makeup, paste_back
@@ -187,7 +187,7 @@ class Steps:
             if config.face_shape_match:
                 mask = np.ones(look.rgb.shape[:2], np.float32)
             else:
-                mask = inpaint.first_mask(look.parts, look.face) * (1 - hidden(look.rgb, look.face))
+                mask = inpaint.first_mask(look.parts, look.face) * (1 - _spared(look, subject))
             return inpaint.Canvas.of(look.rgb, mask, crop, shown, controls, numbers)
 
         painted = self.painted(Stage.FIRST_DIFFUSION, [look], canvas)
@@ -207,7 +207,7 @@ class Steps:
             crop = self.profile.portrait_crop(look.rgb, look.face)
             shown = crop.cut(look.rgb)
             controls = control.second_controls(shown, self.profile.control_pictures, config)
-            mask = inpaint.second_mask(look.parts, look.face) * (1 - hidden(look.rgb, look.face))
+            mask = inpaint.second_mask(look.parts, look.face) * (1 - _spared(look, subject))
             return inpaint.Canvas.of(look.rgb, mask, crop, shown, controls, numbers)
 
         return self.painted(Stage.SECOND_DIFFUSION, looks, canvas)
@@ -339,6 +339,13 @@ def _read(file: Path, profile: Profile) -> State:
     from engine.lora import load_kohya
 
     return load_kohya(file, profile.diffusion.device)
+
+
+def _spared(look: Look, subject: Subject) -> Mask:
+    """What no pass may paint: what lies before the face and, of somebody with a fringe, the forehead. A LoRA brings the
+    fringe along, and inside a mask that ends at the hairline it is a dark band on a bare forehead."""
+    mask = hidden(look.rgb, look.face)
+    return np.maximum(mask, above_brows(look.face, mask.shape)) if subject.is_fringed else mask
 
 
 def _kept(below: Look, above: Look, known: Sequence[Embedding], least: float) -> tuple[Look, float]:

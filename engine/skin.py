@@ -10,6 +10,8 @@ from engine.types import Mask, Points
 
 CHEEKS = ((1, 3, 31, 40), (15, 13, 35, 47))  # of the 68 points: quadrilaterals that hair and beards rarely reach
 LEAST_SPREAD = (9.0, 4.0, 4.0)  # of L*, a*, b*: even skin is allowed so much
+LOWER_FOREHEAD = (0.08, 0.4)  # how far above the brows, of the distance from lips to brows
+BARE = (0.70, 0.85)  # share of skin there: fringed up to the first, bare from the second
 NEAR, FAR = 1.6, 2.6  # deviations from the cheeks' colours: skin up to the first, none beyond the second
 
 
@@ -25,6 +27,23 @@ def skin_likeness(lab: NDArray[np.float32], landmarks: Points) -> Mask:
     off = (lab.reshape(len(lab), -1) - middles) * scales
     away = np.sqrt(cv2.transform((off * off).reshape(lab.shape), np.full((1, 3), 1 / 3, np.float32)))
     return np.clip((FAR - away) / (FAR - NEAR), 0, 1).astype(np.float32)
+
+
+def fringe(skin: Mask, landmarks: Points) -> float:
+    """0 where the forehead above these 68 points is bare, 1 where it lies behind a fringe, by `skin_likeness`."""
+    brows = landmarks[17:27]
+    up = brows.mean(0) - landmarks[48:60].mean(0)
+    low, high = LOWER_FOREHEAD
+    bare = share_inside(skin, np.concatenate([brows + low * up, brows + high * up]))
+    least, most = BARE
+    return float(np.clip((most - bare) / (most - least), 0, 1))
+
+
+def share_inside(mask: Mask, points: Points) -> float:
+    """Mean of `mask` inside the hull of `points`."""
+    inside = np.zeros(mask.shape[:2], np.float32)
+    cv2.fillConvexPoly(inside, cv2.convexHull(np.round(points).astype(np.int32)), 1.0, cv2.LINE_AA)
+    return float((mask * inside).sum() / max(float(inside.sum()), 1.0))
 
 
 def cheeks(shape: tuple[int, ...], landmarks: Points) -> NDArray[np.bool_]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.config import TRIGGER
+from engine.crop import box_crop
 from engine.errors import UnreadablePicture
 from engine.images import read_photo
+from engine.parsing import skin_of
 from engine.profiles import Profile
+from engine.skin import fringe
 from engine.stages.reference import Reference
-from engine.types import Embedding, Face, HeadPose, InspectedPhoto, SubjectFiles
+from engine.types import Embedding, Face, HeadPose, InspectedPhoto, Mask, Points, SubjectFiles
+
+SKIN_SIDE = 256  # px of a picture, twice as wide as the face, on which its forehead is looked at
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,12 @@ class Subject:
     trigger: str
     held_out: tuple[Embedding, ...]  # of photos that took no part in training; of the references where there are none
     held_out_files: tuple[str, ...]
+
+    @cached_property
+    def is_fringed(self) -> bool:
+        """Their hair hangs over the forehead, in most of their photos."""
+        found = [fringe(*_small_skin(reference)) for reference in self.references]
+        return float(np.median(found)) > 0.5
 
     def known(self, shown: Reference) -> list[Embedding]:
         """Of the reference photos but the one `shown`: its fusion would be too much like it to be judged by it."""
@@ -106,6 +118,13 @@ class FoundFaces:
             return None
         known = self.embeddings.get(path.name)
         return Reference(rgb, face, profile.recogniser.embed(rgb, face) if known is None else known)
+
+
+def _small_skin(reference: Reference) -> tuple[Mask, Points]:
+    """Where a photo shows the person's skin, small, and their 68 points there."""
+    crop = box_crop(reference.face, 2.0, (SKIN_SIDE, SKIN_SIDE))
+    face = crop.moved_face(reference.face)
+    return skin_of(crop.cut(reference.rgb), face), face.landmarks
 
 
 def _face_json(face: Face) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from engine.focus import as_fine
 from engine.images import for_channels
 from engine.models.mean_head import HeadView, with_forehead
 from engine.parsing import around
-from engine.skin import skin_likeness
+from engine.skin import fringe, share_inside, skin_likeness
 from engine.types import Face, Mask, Points, Rgb
 
 JAW, BROWS = slice(0, 17), slice(17, 27)
@@ -36,7 +36,6 @@ FINE = 12.0
 COARSE = 8  # pixels of a blur's sigma
 LIGHT_RADIUS = 0.13  # sigma of that light, share of the face width
 FOREHEAD_SHARE = 0.4  # how far above the brows the reference shows, of the distance from lips to brows
-BARE = (0.70, 0.85)  # share of skin in that part of the forehead: fringed up to the first, bare from the second
 FADING = 0.8  # share of that part of the forehead from which on it fades out
 BROW = 0.12  # how far above its points a brow reaches, of the distance from lips to brows
 MEETING = 0.1  # sigma of the light that the forehead takes on above a fringed reference, share of the face width
@@ -84,11 +83,11 @@ def _laid_over(below: Plane, reference: Rgb, warp: _Warp) -> Plane:
     skin = skin_face * skin_below
     lab_lit = _relit(lab_face, lab_below, skin, goal)
     lit = cv2.cvtColor(lab_lit, cv2.COLOR_LAB2RGB)
-    fringe = _fringe(goal, skin_face)
-    shown = _alpha(goal, skin_below, skin_face, fringe)
-    if fringe > 0:
+    fringed = fringe(skin_face, goal)
+    shown = _alpha(goal, skin_below, skin_face, fringed)
+    if fringed > 0:
         light = _light_above(lab_lit - lab_below, shown, 4 * shown * (1 - shown) * skin, goal)
-        lab_below += fringe * light * for_channels(_forehead(goal, skin_below))
+        lab_below += fringed * light * for_channels(_forehead(goal, skin_below))
         below = cv2.cvtColor(lab_below, cv2.COLOR_LAB2RGB)
     alpha = np.maximum(shown, _beard_below(goal, skin_face, lab_face[..., 0]))
     if blur:  # out of focus, an outline is so too
@@ -217,13 +216,13 @@ def _above_eyes(goal: Points, shape: tuple[int, ...]) -> Mask:
     return ((x - eyes[0]) * up[0] + (y - eyes[1]) * up[1] > 0).astype(np.float32)
 
 
-def _alpha(goal: Points, skin_below: Mask, skin_face: Mask, fringe: float) -> Mask:
+def _alpha(goal: Points, skin_below: Mask, skin_face: Mask, fringed: float) -> Mask:
     """Where the reference's face shows: the whole inner face, towards the rim only where both pictures have skin."""
     width = face_width(goal)
     shape = skin_below.shape
     middle = goal[27:36].mean(0)
     rise = goal[BROWS].mean(0) - goal[LIPS].mean(0)
-    up = rise * (FOREHEAD_SHARE + fringe * (FRINGED_SHARE - FOREHEAD_SHARE))
+    up = rise * (FOREHEAD_SHARE + fringed * (FRINGED_SHARE - FOREHEAD_SHARE))
     oval = _soft(_filled(np.concatenate([goal[JAW], goal[BROWS] + up]), shape), FEATHER * width)
     oval *= _fading_upwards(shape, goal[BROWS].mean(0), up)
     cheeks = middle + 0.86 * (goal[[2, 3, 4, 12, 13, 14]] - middle)
@@ -242,24 +241,11 @@ def _fading_upwards(shape: tuple[int, ...], start: Points, up: Points) -> Mask:
     return (fade * fade * (3 - 2 * fade)).astype(np.float32)
 
 
-def _share_of(weight: Mask, points: Points) -> float:
-    inside = _filled(points, weight.shape)
-    return float((weight * inside).sum() / max(float(inside.sum()), 1.0))
-
-
-def _fringe(goal: Points, skin_face: Mask) -> float:
-    """0 for a reference with a bare forehead, 1 where it lies behind a fringe."""
-    up = goal[BROWS].mean(0) - goal[LIPS].mean(0)
-    bare = _share_of(skin_face, np.concatenate([goal[BROWS] + 0.08 * up, goal[BROWS] + FOREHEAD_SHARE * up]))
-    low, high = BARE
-    return float(np.clip((high - bare) / (high - low), 0, 1))
-
-
 def _beard_below(goal: Points, skin_face: Mask, lightness: Plane) -> Mask:
     """The part of the reference's beard that hangs over its jaw line; nothing for a shaven chin."""
     chin, down = goal[4:13], goal[8] - goal[57]
     low, high = BEARDED
-    hair = 1 - _share_of(skin_face, np.concatenate([goal[5:12], goal[55:60]]))
+    hair = 1 - share_inside(skin_face, np.concatenate([goal[5:12], goal[55:60]]))
     strength = float(np.clip((hair - low) / (high - low), 0, 1))
     inward = goal[51] + 0.8 * (chin - goal[51])
     reach = _soft(

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from engine import metrics
 from engine.crop import blend
 from engine.images import for_channels
+from engine.parsing import closed
 from engine.types import Mask, Rgb
 
 BLUR = 32  # px on a working picture whose short side is 512
+GAPS, SOFT = 0.25, 0.04  # of BLUR: holes in the skin up to so wide are skin too; sigma of its edge
 LEAST_SPREAD = 0.5  # of a channel: flat skin is not stretched
 GAIN = (0.7, 1.4)  # of a channel's spread: beyond it, noise would be stretched or texture lost
 BAND = 0.03  # of the face's width: sigma over which the colours at its rim are compared
@@ -42,7 +44,9 @@ def colour_shifted(picture: Rgb, skin: Mask, target: Rgb, target_skin: Mask, whe
     shifted = (_lab(piece) - mean) * np.clip(target_spread / spread, *GAIN) + target_mean
     rgb = cv2.cvtColor(shifted.astype(np.float32), cv2.COLOR_LAB2RGB) * 255
     result = picture.copy()
-    result[seen] = blend(piece, rgb, cv2.blur(where * skin, (size, size)) * cv2.blur(skin, (3, 3)))
+    # A highlight that is too light for skin would stay as a white speck, and a hard edge would show as a line.
+    soft = cv2.GaussianBlur(closed(skin, size * GAPS), (0, 0), size * SOFT)
+    result[seen] = blend(piece, rgb, cv2.blur(where * skin, (size, size)) * soft)
     return result
 
 

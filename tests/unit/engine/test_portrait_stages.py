@@ -77,6 +77,20 @@ def test_the_colour_shift_reaches_the_targets_skin_and_leaves_lips_and_hair(draw
     assert np.array_equal(shifted[parts.face == 0][:100], rgb[parts.face == 0][:100])
 
 
+def test_a_highlight_goes_along_with_the_skin_around_it(drawn: tuple[Rgb, Face]) -> None:
+    """It is too light to count as skin; left as it was it would be a white speck."""
+    rgb, face = drawn
+    nose = np.round(face.landmarks[29]).astype(int)
+    spot = np.s_[nose[1] - 2 : nose[1] + 3, nose[0] - 2 : nose[0] + 3]
+    lit = rgb.copy()
+    lit[spot] = (250, 240, 232)
+    parts = parse_by_landmarks(lit, face)
+    assert parts.skin[spot].max() == 0
+    target = np.clip(rgb.astype(int) - 30, 0, 255).astype(np.uint8)
+    shifted = harmonise.colour_shifted(lit, parts.skin, target, parts.skin, parts.face)
+    assert (lit[spot].astype(int) - shifted[spot]).mean() > 15
+
+
 def test_without_skin_the_colour_shift_changes_nothing(drawn: tuple[Rgb, Face]) -> None:
     rgb, face = drawn
     parts = parse_by_landmarks(rgb, face)

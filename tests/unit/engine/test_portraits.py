@@ -23,8 +23,10 @@ from engine.models.dlib_faces import DlibDetector, DlibFaceId
 from engine.portraits import make_portrait_file, make_portraits
 from engine.profiles import MiniProfile
 from engine.progress import Progress, Stage
+from engine.sample import write_selfies
 from engine.stages import guard
 from engine.types import Embedding, Face, Photo, Rgb, SubjectFiles
+from tests.unit.engine.subjects import write_subject
 
 FAST = {"first_steps": 4, "second_steps": 5}
 NO_DIFFUSION = {"first_diffusion": False, "second_diffusion": False}
@@ -172,6 +174,31 @@ def test_what_is_done_side_by_side_is_what_is_done_in_turn_and_no_face_is_asked_
         assert np.array_equal(one, other)
     assert beside.people == in_turn.people
     assert beside.notes == in_turn.notes
+
+
+def test_no_pass_paints_the_forehead_of_who_has_a_fringe(
+    subject: Path, template: Photo, tmp_path: Path, detector: DlibDetector, recogniser: DlibFaceId
+) -> None:
+    """Their LoRA has learned the fringe and would paint what of it fits into the mask: a dark band."""
+    selfies = write_selfies(tmp_path / "selfies")
+    fringed = write_subject(tmp_path / "fringed", selfies[:3], selfies[3], detector, recogniser)
+    asked: list[InpaintRequest] = []
+
+    class Idle:
+        def painting(self, request: InpaintRequest, on_step: object = None) -> Painting:
+            asked.append(request)
+            return Painting(request.image, [request.image])
+
+    class Watched(MiniProfile):
+        diffusion = Idle()  # type: ignore[assignment]
+
+    profile = Watched("cpu")
+    for files in (SubjectFiles(subject), fringed):
+        make_portraits(files, template, profile, config(profile, super_resolution=False))
+    tops = [int(np.flatnonzero(request.mask.any(1))[0]) for request in asked if request.mask is not None]
+    assert len(tops) == 4  # two passes each
+    height = asked[0].image.shape[0]
+    assert min(tops[2:]) > max(tops[:2]) + height / 20
 
 
 def test_a_lora_that_cannot_be_read_is_said_although_it_was_read_beside(
