@@ -6,6 +6,7 @@ reaches 99.38 % on LFW at a distance of 0.6. The 68-point predictor was trained 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
@@ -87,9 +88,14 @@ def head_pose(landmarks: Points) -> HeadPose:
 
 
 class DlibDetector:
-    """HOG face detector with 68 landmarks. A face must be about 4 % of the longest side wide to be found."""
+    """HOG face detector with 68 landmarks. A face must be about 4 % of the longest side wide to be found.
+
+    Several threads may ask: dlib's detector works in memory of its own and lets go of Python's lock meanwhile, so that
+    two searches at once would write over each other (and end the process). One waits for the other.
+    """
 
     def __init__(self) -> None:
+        self._searching = threading.Lock()
         self._detector = dlib.get_frontal_face_detector()
         self._predictor = dlib.shape_predictor(model_file("shape_predictor_68_face_landmarks.dat"))
 
@@ -130,7 +136,8 @@ class DlibDetector:
         return found
 
     def _run(self, picture: Rgb, upsampling: int) -> list[tuple[np.ndarray, float]]:
-        boxes, scores, _ = self._detector.run(picture, upsampling, MIN_SCORE)
+        with self._searching:
+            boxes, scores, _ = self._detector.run(picture, upsampling, MIN_SCORE)
         needed = min(SURE_SCORE, max(scores, default=0.0))
         return [
             (np.array([b.left(), b.top(), b.right(), b.bottom()], np.float64), float(score))
@@ -188,6 +195,7 @@ class DlibFaceId:
     same_person = 0.4
 
     def __init__(self) -> None:
+        self._embedding = threading.Lock()  # the network keeps what it works out in itself
         self._network = dlib.face_recognition_model_v1(model_file("dlib_face_recognition_resnet_model_v1.dat"))
 
     def embed(self, rgb: Rgb, face: Face) -> Embedding:
@@ -195,7 +203,9 @@ class DlibFaceId:
         box = dlib.rectangle(*(round(v) for v in face.box_xyxy))
         points = dlib.points([dlib.point(round(x), round(y)) for x, y in face.landmarks])
         shape = dlib.full_object_detection(box, points)
-        return np.array(self._network.compute_face_descriptor(np.ascontiguousarray(rgb), shape), np.float32)
+        with self._embedding:
+            numbers = self._network.compute_face_descriptor(np.ascontiguousarray(rgb), shape)
+        return np.array(numbers, np.float32)
 
     def embed_all(self, faces: Sequence[tuple[Rgb, Face]]) -> list[Embedding]:
         """One by one: dlib's network holds Python's lock, and on one core a batch takes as long as its faces."""

@@ -7,6 +7,7 @@ A hub id would ask the hub at every start, even when everything is cached; a fol
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,21 @@ def open_pipeline(task: str, folder: Path, device: str, trust_remote_code: bool 
     torchvision_shim.install()
     where = "cpu" if device == "cpu" else device.replace("cuda", "gpu")
     try:
-        return _trusted(task, folder, where) if trust_remote_code else _opened(task, str(folder), where)
+        opened = _trusted(task, folder, where) if trust_remote_code else _opened(task, str(folder), where)
+        return one_at_a_time(opened)
     except ImportError as error:
         raise MissingWeights(f"{folder.name} needs more packages ({error}): {_extra(folder)}") from error
+
+
+def one_at_a_time(pipeline: Pipeline) -> Pipeline:
+    """The pipeline for several threads: some keep a picture's state in themselves between two of their steps."""
+    busy = threading.Lock()
+
+    def called(given: Any) -> dict[str, Any]:
+        with busy:
+            return pipeline(given)
+
+    return called
 
 
 def to_picture(rgb: Rgb) -> Image.Image:
