@@ -188,13 +188,7 @@ def _workers(workers: list[AliveWorker], keys: MasterKeys | None) -> list[Findin
     loading = [worker for worker in workers if worker.state == "loading"]
     if loading:
         remedy = "wait; if it lasts, run `python -m engine models check` where the worker runs, and look into its log"
-        found.append(
-            Finding(
-                "weights",
-                f"{len(loading)} of {len(workers)} workers are starting",
-                remedy,
-            )
-        )
+        found.append(Finding("weights", f"{len(loading)} of {len(workers)} workers are starting", remedy))
     else:
         found.append(Finding("weights", "loaded by every worker"))
     strange = [worker for worker in workers if keys and worker.master_key not in (*keys.names, "?")]

@@ -134,6 +134,12 @@ def for_channels(plane: Mask, channels: int = 3) -> NDArray[np.float32]:
     return repeated
 
 
+def smooth_step(ramp: Mask) -> Mask:
+    """0 up to 0, 1 from 1 on, without a kink at either end."""
+    ramp = np.clip(ramp, 0, 1)
+    return ramp * ramp * (3 - 2 * ramp)
+
+
 def feather(mask: Mask, radius: float) -> Mask:
     """`mask` with its edge softened over about `radius` pixels to either side."""
     return np.clip(cv2.GaussianBlur(mask.astype(np.float32), (0, 0), max(radius / 2, 1e-3)), 0, 1)

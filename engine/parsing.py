@@ -87,9 +87,13 @@ def hidden(rgb: Rgb, face: Face) -> Mask:
 def above_brows(face: Face, shape: tuple[int, ...]) -> Mask:
     """1 from a little above the brows on, where a fringe would hang, 0 below."""
     brows, lips = face.landmarks[17:27].mean(0), face.landmarks[48:60].mean(0)
-    up = (brows - lips) / max(float(((brows - lips) ** 2).sum()), 1e-6)
+    return (way_up(shape, brows, brows - lips) > ABOVE_BROWS).astype(np.float32)
+
+
+def way_up(shape: tuple[int, ...], start: Points, up: Points) -> Mask:
+    """(H, W) how far each pixel lies from the point `start` along `up`, in lengths of it; negative below."""
     y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
-    return ((x - brows[0]) * up[0] + (y - brows[1]) * up[1] > ABOVE_BROWS).astype(np.float32)
+    return ((x - start[0]) * up[0] + (y - start[1]) * up[1]) / max(float((up**2).sum()), 1e-6)
 
 
 def grown(mask: Mask, by: float) -> Mask:

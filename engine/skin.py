@@ -41,9 +41,15 @@ def fringe(skin: Mask, landmarks: Points) -> float:
 
 def share_inside(mask: Mask, points: Points) -> float:
     """Mean of `mask` inside the hull of `points`."""
-    inside = np.zeros(mask.shape[:2], np.float32)
-    cv2.fillConvexPoly(inside, cv2.convexHull(np.round(points).astype(np.int32)), 1.0, cv2.LINE_AA)
+    inside = hull(points, mask.shape)
     return float((mask * inside).sum() / max(float(inside.sum()), 1.0))
+
+
+def hull(points: Points, shape: tuple[int, ...]) -> Mask:
+    """(H, W) 1 inside the hull of `points`, with a smooth edge."""
+    mask = np.zeros(shape[:2], np.float32)
+    cv2.fillConvexPoly(mask, cv2.convexHull(np.round(points).astype(np.int32)), 1.0, cv2.LINE_AA)
+    return mask
 
 
 def cheeks(shape: tuple[int, ...], landmarks: Points) -> NDArray[np.bool_]:

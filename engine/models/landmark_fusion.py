@@ -16,10 +16,10 @@ import numpy as np
 from engine.bending import STIFFNESS, Patch, Plane, bent, dense, face_width, nodes_over, sampled, spline
 from engine.errors import FusionFailed
 from engine.focus import as_fine
-from engine.images import for_channels
+from engine.images import for_channels, smooth_step
 from engine.models.mean_head import HeadView, with_forehead
-from engine.parsing import around
-from engine.skin import fringe, share_inside, skin_likeness
+from engine.parsing import around, way_up
+from engine.skin import fringe, hull, share_inside, skin_likeness
 from engine.types import Face, Mask, Points, Rgb
 
 JAW, BROWS = slice(0, 17), slice(17, 27)
@@ -125,12 +125,6 @@ def _warped(reference: Rgb, warp: _Warp, shape: tuple[int, ...]) -> Plane:
     return np.clip(sampled(cut, dense(moved, grid, shape)), 0, 1)
 
 
-def _filled(points: Points, shape: tuple[int, ...]) -> Mask:
-    mask = np.zeros(shape[:2], np.float32)
-    cv2.fillConvexPoly(mask, cv2.convexHull(np.round(points).astype(np.int32)), 1.0, cv2.LINE_AA)
-    return mask
-
-
 def _relit(face: Plane, below: Plane, skin: Mask, goal: Points) -> Plane:
     """`face` with the colours and the low-frequency light of `below`, both Lab, both judged on `skin` only.
 
@@ -138,12 +132,11 @@ def _relit(face: Plane, below: Plane, skin: Mask, goal: Points) -> Plane:
     beards, shadows) keep their ratio to the skin, brighter ones (teeth, highlights) their share of the way to white, so
     that contrast survives any change of light.
     """
-    small = min(1.0, SMALL / face_width(goal))
-    size = max(8, round(face.shape[1] * small)), max(8, round(face.shape[0] * small))
+    small, size = _small(face.shape, goal)
     source, light, weight = (cv2.resize(v, size, interpolation=cv2.INTER_AREA) for v in (face, below, skin))
-    inside = _filled(goal * small, weight.shape)
+    inside = hull(goal * small, weight.shape)
     for part in (*EYES, LIPS, slice(17, 22), slice(22, 27)):
-        inside *= 1 - cv2.dilate(_filled(goal[part] * small, weight.shape), np.ones((5, 5)))
+        inside *= 1 - cv2.dilate(hull(goal[part] * small, weight.shape), np.ones((5, 5)))
     weight = (weight + 1e-4) * inside + 1e-9
     radius = LIGHT_RADIUS * face_width(goal) * small
     from_, to = (
@@ -158,6 +151,12 @@ def _relit(face: Plane, below: Plane, skin: Mask, goal: Points) -> Plane:
     tint = for_channels(np.clip(brightness / np.maximum(to[..., 0], 1), 0, 1), 2)  # what is dark takes on no colour
     colour = face[..., 1:] + (to - from_)[..., 1:] * tint
     return np.dstack([np.clip(brightness, 0, 100), colour]).astype(np.float32)
+
+
+def _small(shape: tuple[int, ...], goal: Points) -> tuple[float, tuple[int, int]]:
+    """By how much a picture of `shape` is shrunk for low frequencies, and the width and height that leaves."""
+    small = min(1.0, SMALL / face_width(goal))
+    return small, (max(8, round(shape[1] * small)), max(8, round(shape[0] * small)))
 
 
 def _base(lab: Plane, weight: Mask, radius: float) -> Plane:
@@ -191,15 +190,13 @@ def _light_above(step: Plane, shown: Mask, edge: Mask, goal: Points) -> Plane:
     template's forehead is bare. `step` is what the face is lighter, in Lab; `edge` says where `shown` ends on skin.
     """
     width = face_width(goal)
-    small = min(1.0, SMALL / width)
-    size = max(8, round(shown.shape[1] * small)), max(8, round(shown.shape[0] * small))
+    small, size = _small(shown.shape, goal)
     step, edge, inside = (cv2.resize(v, size, interpolation=cv2.INTER_AREA) for v in (step, edge, shown))
     edge *= _above_eyes(goal * small, edge.shape)
     near = cv2.GaussianBlur(edge, (0, 0), MEETING * width * small)
     light = cv2.GaussianBlur(step * for_channels(edge), (0, 0), MEETING * width * small)
     away = cv2.distanceTransform((inside < 0.5).astype(np.uint8), cv2.DIST_L2, 5) / (MEETING_REACH * width * small)
-    fade = np.clip(1 - away, 0, 1)
-    light *= for_channels(fade * fade * (3 - 2 * fade) * np.clip(near / MEETING_KNOWN, 0, 1) / np.maximum(near, 1e-6))
+    light *= for_channels(smooth_step(1 - away) * np.clip(near / MEETING_KNOWN, 0, 1) / np.maximum(near, 1e-6))
     return np.asarray(cv2.resize(light, shown.shape[1::-1], interpolation=cv2.INTER_CUBIC), np.float32)
 
 
@@ -210,10 +207,8 @@ def _forehead(goal: Points, skin: Mask) -> Mask:
 
 
 def _above_eyes(goal: Points, shape: tuple[int, ...]) -> Mask:
-    y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
-    eyes = goal[36:48].mean(0)
     up = goal[BROWS].mean(0) - goal[LIPS].mean(0)
-    return ((x - eyes[0]) * up[0] + (y - eyes[1]) * up[1] > 0).astype(np.float32)
+    return (way_up(shape, goal[36:48].mean(0), up) > 0).astype(np.float32)
 
 
 def _alpha(goal: Points, skin_below: Mask, skin_face: Mask, fringed: float) -> Mask:
@@ -223,11 +218,11 @@ def _alpha(goal: Points, skin_below: Mask, skin_face: Mask, fringed: float) -> M
     middle = goal[27:36].mean(0)
     rise = goal[BROWS].mean(0) - goal[LIPS].mean(0)
     up = rise * (FOREHEAD_SHARE + fringed * (FRINGED_SHARE - FOREHEAD_SHARE))
-    oval = _soft(_filled(np.concatenate([goal[JAW], goal[BROWS] + up]), shape), FEATHER * width)
+    oval = _soft(hull(np.concatenate([goal[JAW], goal[BROWS] + up]), shape), FEATHER * width)
     oval *= _fading_upwards(shape, goal[BROWS].mean(0), up)
     cheeks = middle + 0.86 * (goal[[2, 3, 4, 12, 13, 14]] - middle)
-    core = _soft(_filled(np.concatenate([cheeks, goal[5:12], goal[BROWS] + BROW * rise]), shape), FEATHER * width)
-    beard = _soft(_filled(np.concatenate([goal[2:15], goal[31:36]]), shape), FEATHER * width)
+    core = _soft(hull(np.concatenate([cheeks, goal[5:12], goal[BROWS] + BROW * rise]), shape), FEATHER * width)
+    beard = _soft(hull(np.concatenate([goal[2:15], goal[31:36]]), shape), FEATHER * width)
     shown = np.maximum(skin_face, beard)  # the reference's beard comes along, its hair and collar do not
     skin = cv2.GaussianBlur(np.minimum(skin_below, shown), (0, 0), max(0.006 * width, 0.5))
     return (oval * np.maximum(core, skin)).astype(np.float32)
@@ -235,10 +230,7 @@ def _alpha(goal: Points, skin_below: Mask, skin_face: Mask, fringed: float) -> M
 
 def _fading_upwards(shape: tuple[int, ...], start: Points, up: Points) -> Mask:
     """1 up to FADING of the way from `start` to `start + up`, 0 at its end: no line across a forehead."""
-    y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
-    way = ((x - start[0]) * up[0] + (y - start[1]) * up[1]) / float((up**2).sum())
-    fade = np.clip((1 - way) / (1 - FADING), 0, 1)
-    return (fade * fade * (3 - 2 * fade)).astype(np.float32)
+    return smooth_step((1 - way_up(shape, start, up)) / (1 - FADING)).astype(np.float32)
 
 
 def _beard_below(goal: Points, skin_face: Mask, lightness: Plane) -> Mask:
@@ -249,7 +241,7 @@ def _beard_below(goal: Points, skin_face: Mask, lightness: Plane) -> Mask:
     strength = float(np.clip((hair - low) / (high - low), 0, 1))
     inward = goal[51] + 0.8 * (chin - goal[51])
     reach = _soft(
-        _filled(np.concatenate([inward, chin + BEARD_BELOW * down]), skin_face.shape), FEATHER * face_width(goal)
+        hull(np.concatenate([inward, chin + BEARD_BELOW * down]), skin_face.shape), FEATHER * face_width(goal)
     )
     darker = lightness < DARKER_THAN_SKIN * float((lightness * skin_face).sum() / max(float(skin_face.sum()), 1.0))
     beard = cv2.GaussianBlur((1 - skin_face) * darker, (0, 0), max(0.01 * face_width(goal), 0.5))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from engine import metrics
 from engine.crop import blend
-from engine.images import for_channels
+from engine.images import for_channels, smooth_step
 from engine.parsing import closed
 from engine.types import Mask, Rgb
 
@@ -76,7 +76,7 @@ def rim_matched(picture: Rgb, template: Rgb, face: Mask, skin: Mask, own_skin: M
     own_skin = cv2.GaussianBlur(cv2.erode(own_skin, np.ones((3, 3))), (0, 0), max(0.5, BAND / 3 * width))
     inside = (face > 0.5).astype(np.uint8)
     depth, height = (cv2.distanceTransform(side, cv2.DIST_L2, 5) / width for side in (inside, 1 - inside))
-    fade = _smooth(1 - depth / INWARDS) * _smooth(0.5 + (depth - height) / (2 * OUTWARDS)) * own_skin
+    fade = smooth_step(1 - depth / INWARDS) * smooth_step(0.5 + (depth - height) / (2 * OUTWARDS)) * own_skin
     lab = cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     own, weight = metrics.steps(template, face), metrics.weight(face, skin * own_skin)
     for _ in range(ROUNDS):
@@ -101,11 +101,6 @@ def _around(mask: Mask, room: int) -> tuple[slice, slice]:
     """Rows and columns that hold all of `mask` that is not 0, and `room` pixels around."""
     x, y, width, height = cv2.boundingRect((mask != 0).astype(np.uint8))
     return slice(max(0, y - room), y + height + room), slice(max(0, x - room), x + width + room)
-
-
-def _smooth(ramp: Mask) -> Mask:
-    ramp = np.clip(ramp, 0, 1)
-    return ramp * ramp * (3 - 2 * ramp)
 
 
 def _statistics(lab: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
