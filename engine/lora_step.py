@@ -120,11 +120,13 @@ class LoraStep:
         self._before = torch.cuda.Event()
         self._before.record()
 
-    def optimizer_state(self) -> dict[str, Tensor]:
-        """Copies on the CPU of what the optimizer remembers."""
-        named = self._optimizer_tensors()
-        copies = iter(on_cpu([tensor for tensors in named.values() for tensor in tensors]))
-        return {f"{kind}.{k}": next(copies) for kind, tensors in named.items() for k in range(len(tensors))}
+    def saved(self) -> tuple[State, dict[str, Tensor]]:
+        """Copies on the CPU of the weights, and of what the optimizer remembers."""
+        named, masters = self._optimizer_tensors(), self.lora.masters
+        copies = on_cpu([*masters, *(tensor for tensors in named.values() for tensor in tensors)])
+        rest = iter(copies[len(masters) :])
+        optimizer = {f"{kind}.{k}": next(rest) for kind, tensors in named.items() for k in range(len(tensors))}
+        return self.lora.named(copies[: len(masters)]), optimizer
 
     def load(self, lora: State, optimizer_state: Mapping[str, Tensor]) -> None:
         """Goes on from where both were taken."""

@@ -151,7 +151,7 @@ class _Run:
 
     def __init__(self, exam: validate.Exam, folder: Path, report: Report, watch: Stopwatch) -> None:
         self.exam, self._folder, self._report, self._watch = exam, folder, report, watch
-        self._loras: dict[int, lora.State] = {}
+        self._checkpoints: dict[int, train_lora.Checkpoint] = {}
         self.renders: dict[int, list[Render]] = {}
         self.shares: dict[int, float] = {}
         self.chosen: lora.State = {}
@@ -167,22 +167,24 @@ class _Run:
         course = train_lora.checkpoints(data, steps, diffusion, config, self._folder, on_step)
         with closing(course), self._watch.timing(Stage.TRAIN):
             for checkpoint in course:
-                self._loras[checkpoint.step] = checkpoint.lora
+                self._checkpoints[checkpoint.step] = checkpoint
                 self.renders[checkpoint.step] = self._examined(checkpoint.step, steps)
         self._watch.seconds[Stage.TRAIN] -= self._watch.seconds[Stage.VALIDATE]
 
     def merge(self) -> None:
         """Merges the best checkpoints. The last one alone stays unless the merge is clearly more like the person:
         below WORTH_MERGING the few renders that decide say nothing."""
-        last = max(self._loras)
+        last = max(self._checkpoints)
         self.shares = merge.weights(self.renders, self.exam.config.merge_best)
-        self.chosen = merge.merged(self._loras, self.shares)
-        with lora.applied(self.exam.profile.diffusion, self.chosen, 1.0):
+        diffusion = self.exam.profile.diffusion
+        self.chosen = merge.merged(lambda step: self._checkpoints[step].weights, self.shares, diffusion.device)
+        with lora.applied(diffusion, self.chosen, 1.0):
             pictures = self.exam.paint(lambda: self._report(Progress(Stage.MERGE, 0, 1)))
         self.chosen_renders = self.exam.score(pictures)
         gain = (validate.mean_likeness(self.chosen_renders) or 0) - (validate.mean_likeness(self.renders[last]) or 0)
         if gain < WORTH_MERGING:
-            self.shares, self.chosen, self.chosen_renders = {last: 1.0}, self._loras[last], self.renders[last]
+            self.shares, self.chosen = {last: 1.0}, self._checkpoints[last].weights
+            self.chosen_renders = self.renders[last]
         self._report(Progress(Stage.MERGE, 1, 1))
 
     def digital_id(self) -> Rgb | None:
@@ -197,7 +199,7 @@ class _Run:
         return TrainingReport(
             usable=len(inspection.usable),
             held_out=tuple(photo.photo.name for photo in held_out),
-            steps=max(self._loras),
+            steps=max(self._checkpoints),
             checkpoints=tuple(CheckpointScore(step, likeness) for step, likeness in scores.items()),
             merged_weights=self.shares,
             merged_likeness=validate.mean_likeness(self.chosen_renders),

@@ -23,6 +23,7 @@ CHANNELS = 64  # of a tile
 ROWS = 64  # of a tile; a row is a pixel
 MOST_PARTS = 64  # into which a picture is divided for sums
 ELEMENTS = 1024  # of GEGLU's blocks
+ANY = ("parts",)  # of it one kernel serves all values: compiling takes half a second each
 
 
 def fuse(network: nn.Module) -> None:
@@ -161,7 +162,7 @@ def _weighed_gradient(hat, weight, bias, grad, silu: tl.constexpr):
     return grad * weight[None, :]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=ANY)
 def _sums(
     x_at, weight_at, bias_at, statistics, grad_at, sums,
     m, c, parts, rows: tl.constexpr, g, backward: tl.constexpr, silu: tl.constexpr,
@@ -194,7 +195,7 @@ def _sums(
     tl.store(out + c, second, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=ANY)
 def _reduce(
     sums, result, count, eps, c, parts, width, g, statistics: tl.constexpr,
     PARTS: tl.constexpr, WIDTH: tl.constexpr,
@@ -212,7 +213,7 @@ def _reduce(
     tl.store(out + 1, second)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=ANY)
 def _normalise(
     x_at, weight_at, bias_at, statistics, y_at,
     m, c, parts, rows: tl.constexpr, g, silu: tl.constexpr,
@@ -235,7 +236,7 @@ def _normalise(
         tl.store(y_at + place, y.to(y_at.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=ANY)
 def _back(
     x_at, weight_at, bias_at, statistics, grad_at, means, result_at,
     m, c, parts, rows: tl.constexpr, g, silu: tl.constexpr,

@@ -7,9 +7,10 @@ counts by how far it lies above the other checkpoints' renders of the same templ
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import torch
 
 from engine import lora
 from engine.types import Render
@@ -27,8 +28,10 @@ def weights(renders: Mapping[int, Sequence[Render]], best: int) -> dict[int, flo
     return {step: count / len(ranked) for step, count in sorted(chosen.items())}
 
 
-def merged(checkpoints: Mapping[int, lora.State], shares: Mapping[int, float]) -> lora.State:
-    """The average of the weight updates of the chosen checkpoints."""
+def merged(
+    checkpoint: Callable[[int], lora.State], shares: Mapping[int, float], device: torch.device | str
+) -> lora.State:
+    """The average of the weight updates of the chosen checkpoints, which are asked for by step."""
     if len(shares) == 1:
-        return checkpoints[next(iter(shares))]
-    return lora.merge([checkpoints[step] for step in shares], list(shares.values()))
+        return checkpoint(next(iter(shares)))
+    return lora.merge([checkpoint(step) for step in shares], list(shares.values()), device)

@@ -55,7 +55,15 @@ class TrainingSet:
 @dataclass(frozen=True)
 class Checkpoint:
     step: int
-    lora: lora.State
+    file: Path
+    written: Future[None] | None = None  # None: the file is there
+
+    @property
+    def weights(self) -> lora.State:
+        """Read from the file, float32."""
+        if self.written:
+            self.written.result()
+        return load_file(self.file)
 
 
 def training_set(
@@ -152,18 +160,17 @@ def _course(
     done = 0
     try:
         for saved, optimizer_state in _resumed(folder, _fingerprint(data, steps, config)):
-            step.load(saved.lora, optimizer_state)
+            step.load(saved.weights, optimizer_state)
             done = saved.step
             yield saved
         while done < steps:
             step(*_batch(data, done, config), _rate(done, steps, config.cool_down))
             done += 1
             if done % config.validation_steps == 0 or done == steps:
-                saved = Checkpoint(done, step.lora.state())
                 if written:
-                    written.result()
-                written = writer.submit(_save, folder, saved, step.optimizer_state())
-                yield saved
+                    written.result()  # the copies of the one before have their memory for the next ones
+                written = writer.submit(_save, folder, done, *step.saved())
+                yield Checkpoint(done, _lora_file(folder, done), written)
             on_step(done, steps)
         if written:
             written.result()
@@ -231,10 +238,10 @@ def _lora_file(folder: Path, step: int) -> Path:
     return folder / f"step-{step:06}.safetensors"
 
 
-def _save(folder: Path, saved: Checkpoint, optimizer_state: dict[str, Tensor]) -> None:
+def _save(folder: Path, step: int, weights: lora.State, optimizer_state: dict[str, Tensor]) -> None:
     """The LoRA first: whoever finds the optimizer's state finds the LoRA of that step too."""
-    _write(_lora_file(folder, saved.step), saved.lora)
-    _write(folder / RESUME, {"at": torch.tensor(float(saved.step)), **optimizer_state})
+    _write(_lora_file(folder, step), weights)
+    _write(folder / RESUME, {"at": torch.tensor(float(step)), **optimizer_state})
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -263,4 +270,4 @@ def _resumed(folder: Path, fingerprint: str) -> list[tuple[Checkpoint, dict[str,
     optimizer_state = load_file(folder / RESUME)
     last = int(optimizer_state.pop("at"))
     found = [(int(path.stem.removeprefix("step-")), path) for path in sorted(folder.glob("step-*.safetensors"))]
-    return [(Checkpoint(step, load_file(path)), optimizer_state) for step, path in found if step <= last]
+    return [(Checkpoint(step, path), optimizer_state) for step, path in found if step <= last]

@@ -142,15 +142,25 @@ def test_merging_averages_the_updates_not_the_factors(random_diffusion: Diffusio
     assert {k: v.shape for k, v in merged.items()} == {k: v.shape for k, v in wide[0].items()}
 
 
-def test_merging_beyond_the_rank_is_the_best_that_the_rank_allows(random_diffusion: Diffusion) -> None:
-    states = [trained(random_diffusion, seed) for seed in (1, 2, 3)]
-    merged = lora.merge(states, (1 / 3, 1 / 3, 1 / 3))
-    for name in list(lora.names(merged))[::7]:
-        dense = sum(lora.update(state, name) for state in states) / 3
-        assert isinstance(dense, torch.Tensor)
-        singular = torch.linalg.svdvals(dense)
-        error = torch.linalg.norm(lora.update(merged, name) - dense)
-        assert error == pytest.approx(float(singular[4:].square().sum().sqrt()), rel=1e-3)
+def test_merging_beyond_the_rank_is_nearly_the_best_that_the_rank_allows(random_diffusion: Diffusion) -> None:
+    """Of LoRAs that have nothing in common, and of checkpoints of one training."""
+    unlike = [trained(random_diffusion, seed) for seed in (1, 2, 3)]
+    along = [{k: unlike[0][k] + 0.1 * other[k] for k in other} for other in unlike]
+    along = [{**state, **alphas(unlike[0])} for state in along]
+    for states, worst, together in ((unlike, 1.1, 1.03), (along, 1.1, 1.02)):
+        merged = lora.merge(states, (1 / 3, 1 / 3, 1 / 3))
+        errors, least = [], []
+        for name in lora.names(merged):
+            dense = sum(lora.update(state, name) for state in states) / 3
+            assert isinstance(dense, torch.Tensor)
+            errors.append(float(torch.linalg.norm(lora.update(merged, name) - dense)))
+            least.append(float(torch.linalg.svdvals(dense)[4:].square().sum().sqrt()))
+        assert all(error < worst * best for error, best in zip(errors, least, strict=True))
+        assert np.linalg.norm(errors) < together * np.linalg.norm(least)
+
+
+def alphas(state: lora.State) -> lora.State:
+    return {key: value for key, value in state.items() if key.endswith(lora.ALPHA)}
 
 
 def test_merging_one_with_weight_one_gives_it_back(random_diffusion: Diffusion) -> None:

@@ -116,7 +116,7 @@ def test_without_the_text_encoder_its_states_are_computed_once(random_diffusion:
 def test_nothing_of_a_training_stays_behind(random_diffusion: Diffusion) -> None:
     step = stepped(random_diffusion, NUMBERS)
     step.forget()
-    assert all(not tensor.any() for tensor in [*step.lora.masters, *step.lora.worn, *step.optimizer_state().values()])
+    assert all(not tensor.any() for tensor in [*step.lora.masters, *step.lora.worn, *step.saved()[1].values()])
 
 
 def test_the_step_after_another_training_is_that_of_a_new_one(random_diffusion: Diffusion) -> None:

@@ -70,7 +70,7 @@ def trained(diffusion: Diffusion, folder: Path, on_step: Callable[[int, int], No
     data = train_lora.training_set(crops(), "easyphoto_face, easyphoto, 1person", diffusion, QUICK)
     last = None
     for checkpoint in train_lora.checkpoints(data, steps, diffusion, QUICK, folder, on_step):
-        last = checkpoint.lora
+        last = checkpoint.weights
     assert last is not None
     return last
 

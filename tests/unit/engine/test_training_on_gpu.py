@@ -45,7 +45,7 @@ def trained(diffusion: Diffusion, folder: Path, seed: int = 1, stop: int | None 
 
     last: lora.State = {}
     for checkpoint in train_lora.checkpoints(data(seed), STEPS, diffusion, CONFIG, folder, on_step):
-        last = checkpoint.lora
+        last = checkpoint.weights
     return last
 
 

@@ -109,7 +109,7 @@ def test_a_rehearsal_leaves_no_weights_behind(random_diffusion: Diffusion) -> No
     step = profile.painter.kept[train_lora.KEPT]
     assert step.numbers.caption == TrainingConfig().trigger
     assert all(not tensor.any() for tensor in (*step.lora.masters, *step.lora.worn))
-    assert all(not tensor.any() for name, tensor in step.optimizer_state().items() if name != "scale")
+    assert all(not tensor.any() for name, tensor in step.saved()[1].items() if name != "scale")
 
 
 @pytest.mark.parametrize(("trainings", "candidates", "what"), [(True, (), "training"), (False, (1, 4), "portrait")])
