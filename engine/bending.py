@@ -56,11 +56,21 @@ def bent(below: Plane, own: Points, goal: Points) -> Plane:
     """A picture with its face's points moved from `own` to `goal`; the movement fades out around the face."""
     nodes, grid = nodes_over(below.shape)
     moved = spline(goal, own - goal, nodes)
-    hull = cv2.convexHull(goal)
-    outside = np.array([-cv2.pointPolygonTest(hull, (float(x), float(y)), True) for x, y in nodes])
+    outside = _distance(nodes, cv2.convexHull(goal)[:, 0])
     fade = np.clip(1 - outside / (REACH * face_width(goal)), 0, 1)
     fade = fade * fade * (3 - 2 * fade)
     return sampled(below, dense(nodes + moved * fade[:, None].astype(np.float32), grid, below.shape))
+
+
+def _distance(points: Points, hull: Points) -> NDArray[np.float32]:
+    """(n,) of `points` (n, 2) from the convex polygon `hull` (m, 2), in pixels; 0 inside."""
+    x, y = (hull[:, axis, None].astype(np.float32) for axis in (0, 1))  # of its corners; all below is (m, n)
+    side_x, side_y = np.roll(x, -1, 0) - x, np.roll(y, -1, 0) - y
+    away_x, away_y = points[:, 0] - x, points[:, 1] - y
+    along = np.clip((away_x * side_x + away_y * side_y) / np.maximum(side_x**2 + side_y**2, 1e-12), 0, 1)
+    squared = ((away_x - along * side_x) ** 2 + (away_y - along * side_y) ** 2).min(0)
+    turns = side_x * away_y - side_y * away_x
+    return np.where((turns >= 0).all(0) | (turns <= 0).all(0), 0.0, np.sqrt(squared))
 
 
 def face_width(goal: Points) -> float:

@@ -152,13 +152,14 @@ def load_kohya(path: Path, device: torch.device | str = "cpu") -> State:
         tensors = load_file(path, device=str(device))  # the file's own type travels, it is half as long
     except (OSError, SafetensorError) as error:
         raise UnknownLora(f"{path.name} is no safetensors file") from error
-    renamed = {_kohya_key(key): value.float() for key, value in tensors.items()}
+    renamed = {_kohya_key(key): value.float() if value.ndim else value.float().cpu() for key, value in tensors.items()}
     lora = {key: value for key, value in renamed.items() if key.startswith((UNET, TEXT))}
     if not names(lora) or any(name + UP not in lora for name in names(lora)):
         raise UnknownLora(f"{path.name} holds no LoRA for a Stable Diffusion 1 model")
     if others := sorted({key.rpartition(".")[2] for key in lora if not key.endswith((DOWN, UP, ALPHA))}):
         raise UnknownLora(f"{path.name} is of another kind than LoRA: it has {', '.join(others)[:80]!r}")
-    if not all(_fits(lora, name) for name in names(lora)):
+    most = torch.stack([part.abs().amax().to(device) for part in lora.values() if part.numel()])
+    if not all(_fits(lora, name) for name in names(lora)) or not bool((most <= torch.finfo(torch.float16).max).all()):
         raise UnknownLora(f"{path.name} is broken: its matrices do not fit together")
     return lora
 
@@ -199,14 +200,13 @@ def _to_diffusers(lora: State, places: Mapping[str, tuple[nn.Module, str]]) -> S
 
 
 def _fits(lora: State, name: str) -> bool:
-    """Whether a module's matrices can be multiplied, and hold numbers that half precision can hold."""
+    """Whether a module's matrices can be multiplied."""
     down, up, alpha = lora[name + DOWN], lora[name + UP], lora.get(name + ALPHA, torch.ones(()))
     if down.dim() not in (2, 4) or up.dim() != down.dim() or alpha.numel() != 1 or not alpha.item() > 0:
         return False
-    if down.numel() == 0 or up.numel() == 0 or up.shape[1] != down.shape[0] or any(side > 1 for side in up.shape[2:]):
+    if down.numel() == 0 or up.numel() == 0:
         return False
-    most = torch.finfo(torch.float16).max
-    return all(bool((part.abs() <= most).all()) for part in (down, up, alpha))
+    return up.shape[1] == down.shape[0] and all(side == 1 for side in up.shape[2:])
 
 
 def _kohya_key(key: str) -> str:

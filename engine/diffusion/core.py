@@ -280,7 +280,7 @@ def _blurred(request: InpaintRequest) -> Mask:
 
 def _to_tensor(rgbs: Sequence[Rgb], device: torch.device) -> torch.Tensor:
     """(n, 3, H, W) float32 in 0..1."""
-    return torch.from_numpy(np.stack(rgbs)).to(device).permute(0, 3, 1, 2).float() / 255
+    return torch.stack([torch.from_numpy(rgb).to(device) for rgb in rgbs]).permute(0, 3, 1, 2).float() / 255
 
 
 def _latent_mask(blurred: Mask, latents: torch.Tensor) -> torch.Tensor:

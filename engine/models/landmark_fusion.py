@@ -150,7 +150,8 @@ def _relit(face: Plane, below: Plane, skin: Mask, goal: Points) -> Plane:
     brightness = to[..., 0] + detail[..., 0] * gain
     tint = for_channels(np.clip(brightness / np.maximum(to[..., 0], 1), 0, 1), 2)  # what is dark takes on no colour
     colour = face[..., 1:] + (to - from_)[..., 1:] * tint
-    return np.dstack([np.clip(brightness, 0, 100), colour]).astype(np.float32)
+    lit: Plane = cv2.merge([np.clip(brightness, 0, 100), *cv2.split(colour)]).astype(np.float32, copy=False)
+    return lit
 
 
 def _small(shape: tuple[int, ...], goal: Points) -> tuple[float, tuple[int, int]]:
