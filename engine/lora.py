@@ -224,7 +224,8 @@ def _in_one_piece(tensors: Sequence[Tensor], device: torch.device) -> tuple[list
     kind = kinds.pop() if kinds in ({torch.float16}, {torch.bfloat16}) else torch.float32
     sizes = [tensor.numel() for tensor in tensors]
     flat = torch.empty(sum(sizes), dtype=kind, pin_memory=device.type == "cuda")
-    torch.cat([tensor.flatten().to(kind) for tensor in tensors], out=flat)
+    for part, tensor in zip(flat.split(sizes), tensors, strict=True):
+        part.copy_(tensor.flatten())
     whole = flat.to(device).float()
     parts = [part.view(tensor.shape) for part, tensor in zip(whole.split(sizes), tensors, strict=True)]
     return parts, float(whole.abs().max())
