@@ -22,7 +22,7 @@ from engine.looks import Candidate, Look, Rim, Scores, WorkedFace, mean_likeness
 from engine.parsing import above_brows, grown, hidden
 from engine.profiles import Profile
 from engine.progress import Progress, Report, Stage, Stopwatch
-from engine.stages import control, enhance, fuse, guard, harmonise, inpaint, join, makeup, paste_back
+from engine.stages import control, enhance, fuse, guard, harmonise, inpaint, join, makeup
 from engine.stages.reference import Reference, ranked_references
 from engine.stages.template import LONGEST
 from engine.subject import Subject
@@ -276,43 +276,46 @@ class Steps:
         ]
         return tuple(sorted(candidates, key=lambda candidate: candidate.scores.worth, reverse=True))
 
-    def harmonised(self, rgb: Rgb, template: Rgb, works: Sequence[WorkedFace]) -> Rgb:
-        """One pass over the joins of everybody who was put into `rgb`, and the colours of all rims matched together; as
-        much of it as makes nothing worse."""
+    def harmonised(self, rgb: Rgb, works: Sequence[WorkedFace]) -> Rgb:
+        """One pass over the joins of everybody who was put into `rgb`; as much of it as makes nothing worse.
+
+        Each rim was matched before; matched once more, what the pass paints would pass for better, and light specks
+        show where a rim has little skin.
+        """
         config, profile = self.config, self.profile
         piece = join.piece_of_all([work.face for work in works], rgb.shape, LONGEST)
-        picture, before = piece.cut(rgb), piece.cut(template)
-
-        def cut(work: WorkedFace, mask: Mask) -> Mask:
-            return piece.cut_mask(work.piece.lift(mask, rgb.shape))
-
-        allowed = np.maximum.reduce([cut(work, work.mask) for work in works])
+        picture = piece.cut(rgb)
+        allowed = np.maximum.reduce([work.piece.lift(work.mask, rgb.shape) for work in works])
         seen = [Look.of(picture, piece.moved_face(work.face), profile) for work in works]
         canvas = join.canvas(picture.shape, profile.whole_side)
         shown = canvas.cut(picture)
         controls = control.whole_controls(shown, profile.control_pictures)
-        mask = join.band([(look.face, look.parts) for look in seen], allowed)
+        mask = join.band([(look.face, look.parts) for look in seen], piece.cut_mask(allowed))
         numbers = self.numbers("", config.harmonise_steps, config.harmonise_strength)
         painted = self.diffused(inpaint.Canvas.of(picture, mask, canvas, shown, controls, numbers))
-        rims = [Rim(before, cut(work, work.rim.face), cut(work, work.rim.skin)) for work in works]
-        for look, rim in zip(seen, rims, strict=True):
-            painted = rim.matched(painted, look.face)
+        above = rgb + piece.lift(painted.astype(np.float32) - picture, rgb.shape)  # the piece may be a smaller picture
         known = [[reference.embedding for reference in work.subject.references] for work in works]
+
+        def seam(whole: Rgb) -> float:
+            """As it is reported: on each face's own piece, against the template bent to the new face."""
+            return float(np.mean([work.rim.seam(work.piece.cut(whole)) for work in works]))
+
+        before = seam(rgb)
 
         def is_better(share: float) -> bool:
             """No seam larger on average, nobody less like themselves."""
-            rgb = blend(picture, painted, allowed * share)
-            if np.mean([rim.seam(rgb) for rim in rims]) > np.mean([rim.seam(picture) for rim in rims]):
+            some = blend(rgb, above, allowed * share)
+            if seam(some) > before:
                 return False
             return all(
-                replace(look, rgb=rgb).likeness(of) >= look.likeness(of) - guard.MARGIN
+                replace(look, rgb=piece.cut(some)).likeness(of) >= look.likeness(of) - guard.MARGIN
                 for look, of in zip(seen, known, strict=True)
             )
 
         share = guard.share_that_keeps(is_better, True)
         if share < 1:
             self.notes.append(f"{share:.0%} of the harmonising pass kept: more would have cost likeness or left a seam")
-        return paste_back.pasted_back(rgb, piece, blend(picture, painted, allowed * share), allowed)
+        return blend(rgb, above, allowed * share)
 
     def background_restored(self, rgb: Rgb, faces: Sequence[Face]) -> Rgb:
         """All but the faces painted once more: the reference's way to one light over a whole picture."""

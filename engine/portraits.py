@@ -317,13 +317,13 @@ def _worked(steps: Steps, template: Rgb, seat: _Seat, faces: Sequence[Face]) -> 
 
 
 def _together(steps: Steps, template: Rgb, works: Sequence[WorkedFace], candidate: int) -> Rgb:
-    """The template with everybody's candidate of that rank in it, and one light over all."""
+    """The template with everybody's candidate of that rank in it, and one pass over all joins."""
     rgb = template
     for work in works:
         rgb = paste_back.pasted_back(rgb, work.piece, work.candidates[candidate].look.rgb, work.mask)
     if len(works) > 1 and steps.config.harmonise and steps.config.paints:
         with steps.stage(Stage.HARMONISE):
-            rgb = steps.harmonised(rgb, template, works)
+            rgb = steps.harmonised(rgb, works)
     if steps.config.background_restore:
         with steps.stage(Stage.HARMONISE):
             rgb = steps.background_restored(rgb, [work.face for work in works])
