@@ -229,7 +229,8 @@ def _accuracy(painter: Diffusion, side: int) -> Json:
     rng = np.random.default_rng(0)
     picture = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
     controls = tuple(Control(name, picture, 0.5) for name in ("canny", "pose", "color"))
-    request = InpaintRequest(picture, None, "a (face:1.2)", "", 20, 0.45, 7.0, controls)
+    # No weights in the prompt: they keep a mean that of a text encoder with random weights is nought but rounding.
+    request = InpaintRequest(picture, None, "a face", "", 20, 0.45, 7.0, controls)
     parts = {part.name: getattr(painter, part.name) for part in fields(Diffusion)}
     ours = Diffusion(**parts)
     eager = Diffusion(**{**parts, "graphs": Graphs(recording=False)})
