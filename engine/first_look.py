@@ -28,6 +28,6 @@ def _likest(profile: Profile, subject: Subject) -> Photo:
     found = [(template, faces[0]) for template in profile.id_templates() if (faces := profile.detector(template.rgb))]
     if not found:
         raise NoFaceInTemplate("the profile has no ID photos with a face")
-    embeddings = profile.recogniser.embed_all([(template.rgb, face) for template, face in found])
+    embeddings = [profile.recogniser.embed(template.rgb, face) for template, face in found]
     likest = max(range(len(found)), key=lambda k: likeness(embeddings[k]))
     return found[likest][0]

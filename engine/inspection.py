@@ -79,10 +79,8 @@ def examine(photo: Photo, detector: FaceDetector, recogniser: FaceRecogniser) ->
     if not faces:
         return PhotoFindings(photo.name, photo, refusal=quality.reason_without_face(photo.rgb))
     candidates = detect.candidates(faces)
-    embeddings = recogniser.embed_all([(photo.rgb, face) for face in candidates])
     found = tuple(
-        FoundFace(face, embedding, quality.measure(photo.rgb, face))
-        for face, embedding in zip(candidates, embeddings, strict=True)
+        FoundFace(face, recogniser.embed(photo.rgb, face), quality.measure(photo.rgb, face)) for face in candidates
     )
     refusal = Reason.SEVERAL_PEOPLE if detect.has_several_people(faces) else None
     return PhotoFindings(photo.name, photo, found, _thumbnail(photo.rgb), refusal)

@@ -136,7 +136,7 @@ class Steps:
 
         tries = self.each(tried, [reference for _, reference in promising])
         fused = [(worth, r, seen) for (worth, r), seen in zip(promising, tries, strict=True) if seen]
-        embeddings = profile.recogniser.embed_all([seen for _, _, seen in fused])
+        embeddings = [profile.recogniser.embed(*seen) for _, _, seen in fused]
         scores = [
             mean_likeness(own, subject.known(reference), profile.recogniser) + WORTH * worth
             for (worth, reference, _), own in zip(fused, embeddings, strict=True)

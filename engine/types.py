@@ -5,7 +5,6 @@ Frames: every box and point is in pixels of the picture that it was found in, or
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -193,10 +192,6 @@ class FaceRecogniser(Protocol):
     same_person: float  # likeness above which two photos show one person
 
     def embed(self, rgb: Rgb, face: Face) -> Embedding: ...
-
-    def embed_all(self, faces: Sequence[tuple[Rgb, Face]]) -> list[Embedding]:
-        """What `embed` says of several pictures with a face each, in one batch where the encoder knows batches."""
-        ...
 
     def likeness(self, a: Embedding, b: Embedding) -> float:
         """Higher is more alike, 1 is identical: the cosine, or 1 - distance where the encoder is made for distances."""

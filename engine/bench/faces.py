@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -42,9 +41,6 @@ class DlibFaces:
     def embed(self, rgb: Rgb, face: Face) -> Embedding:
         return self._recogniser.embed(rgb, face)
 
-    def embed_all(self, faces: Sequence[tuple[Rgb, Face]]) -> list[Embedding]:
-        return self._recogniser.embed_all(faces)
-
     def likeness(self, a: Embedding, b: Embedding) -> float:
         return self._recogniser.likeness(a, b)
 
@@ -75,14 +71,8 @@ class ToldFaces:
         return self._with_landmarks(rgb, told)
 
     def embed(self, rgb: Rgb, face: Face) -> Embedding:
-        (embedding,) = self.embed_all([(rgb, face)])
-        return embedding
-
-    def embed_all(self, faces: Sequence[tuple[Rgb, Face]]) -> list[Embedding]:
-        self._networks.recogniser.embed_all(faces)
-        return [
-            self._told(rgb, tuple(face.points.ravel()), partial(self._says.embed, rgb, face)) for rgb, face in faces
-        ]
+        self._networks.recogniser.embed(rgb, face)
+        return self._told(rgb, tuple(face.points.ravel()), lambda: self._says.embed(rgb, face))
 
     def likeness(self, a: Embedding, b: Embedding) -> float:
         return self._says.likeness(a, b)
@@ -117,9 +107,6 @@ class CountedFaces:
 
     def embed(self, rgb: Rgb, face: Face) -> Embedding:
         return self._timed(lambda: self._faces.embed(rgb, face))
-
-    def embed_all(self, faces: Sequence[tuple[Rgb, Face]]) -> list[Embedding]:
-        return self._timed(lambda: self._faces.embed_all(faces)) if faces else []
 
     def likeness(self, a: Embedding, b: Embedding) -> float:
         return self._faces.likeness(a, b)

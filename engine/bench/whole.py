@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from statistics import median
@@ -120,9 +119,6 @@ class _Alike:
         noise = np.random.default_rng(int(rgb.mean() * 1e6)).normal(size=128)
         vector = np.ones(128) + 0.3 * noise
         return np.asarray(vector / np.linalg.norm(vector), np.float32)
-
-    def embed_all(self, faces: Sequence[tuple[Rgb, Face]]) -> list[Embedding]:
-        return [self.embed(rgb, face) for rgb, face in faces]
 
     def likeness(self, a: Embedding, b: Embedding) -> float:
         return float(a @ b)

@@ -7,7 +7,6 @@ in other ways: that is what it is for. docs/mini-model.md says how well it tells
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -41,9 +40,6 @@ class EdgeFaceId:
         both = (edge_directions(chip) + edge_directions(chip[:, ::-1])) / 2
         code = (both - self._mean) @ self._basis
         return code / np.linalg.norm(code)
-
-    def embed_all(self, faces: Sequence[tuple[Rgb, Face]]) -> list[Embedding]:
-        return [self.embed(rgb, face) for rgb, face in faces]
 
     def likeness(self, a: Embedding, b: Embedding) -> float:
         """The cosine."""

@@ -7,7 +7,6 @@ reaches 99.38 % on LFW at a distance of 0.6. The 68-point predictor was trained 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -206,10 +205,6 @@ class DlibFaceId:
         with self._embedding:
             numbers = self._network.compute_face_descriptor(np.ascontiguousarray(rgb), shape)
         return np.array(numbers, np.float32)
-
-    def embed_all(self, faces: Sequence[tuple[Rgb, Face]]) -> list[Embedding]:
-        """One by one: dlib's network holds Python's lock, and on one core a batch takes as long as its faces."""
-        return [self.embed(rgb, face) for rgb, face in faces]
 
     def likeness(self, a: Embedding, b: Embedding) -> float:
         """1 - Euclidean distance."""

@@ -118,16 +118,11 @@ class InsightFaceId:
         self.same_person = same_person
 
     def embed(self, rgb: Rgb, face: Face) -> Embedding:
-        (embedding,) = self.embed_all([(rgb, face)])
-        return embedding
-
-    def embed_all(self, faces: Sequence[tuple[Rgb, Face]]) -> list[Embedding]:
-        # One by one: on a GPU onnxruntime prepares every convolution anew when the number of faces changes, which took
-        # 145 ms on an H100, where a face takes 4. And some files were written for one face at a time.
-        side = self._network.input_size[0]
-        chips = [_bgr(norm_crop(rgb, face.points, side)) for rgb, face in faces]
-        vectors = [self._network.get_feat([chip])[0].astype(np.float32) for chip in chips]
-        return [vector / np.linalg.norm(vector) for vector in vectors]
+        # Never several at once: on a GPU onnxruntime prepares every convolution anew when the number of faces changes,
+        # which took 145 ms on an H100, where a face takes 4. And some files were written for one face at a time.
+        chip = _bgr(norm_crop(rgb, face.points, self._network.input_size[0]))
+        vector: Embedding = self._network.get_feat([chip])[0].astype(np.float32)
+        return vector / np.linalg.norm(vector)
 
     def likeness(self, a: Embedding, b: Embedding) -> float:
         """Cosine, -1..1."""

@@ -66,9 +66,11 @@ class Exam:
     def score(self, pictures: Sequence[Rgb]) -> list[Render]:
         """How like the person each picture's face is."""
         large = [_large(rgb) for rgb in pictures]
-        found = {k: faces[0] for k, rgb in enumerate(large) if (faces := self.profile.detector(rgb))}
-        embeddings = self.profile.recogniser.embed_all([(large[k], face) for k, face in found.items()])
-        seen = dict(zip(found, embeddings, strict=True))
+        seen = {
+            template: self.profile.recogniser.embed(rgb, faces[0])
+            for template, rgb in enumerate(large)
+            if (faces := self.profile.detector(rgb))
+        }
         return [self._scored(template, rgb, seen.get(template)) for template, rgb in enumerate(pictures)]
 
     def _scored(self, template: int, rgb: Rgb, embedding: Embedding | None) -> Render:

@@ -123,31 +123,15 @@ def test_embeddings_are_unit_vectors_and_tell_faces_apart(faces: InsightFaceFace
     assert faces.recogniser.name == "insightface-w600k_r50"
 
 
-def test_several_faces_are_embedded_one_by_one(faces: InsightFaceFaces, runs: Counter[str]) -> None:
-    """A GPU's convolutions are prepared for one number of faces, and so never anew."""
-    rng = np.random.default_rng(1)
-    seen = [
-        (rng.integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8), face)
-        for face in faces.detector(scene((packs.CYAN, 64, 64, 16), (packs.MAGENTA, 320, 256, 32)))
-    ]
-    runs.clear()
-    together = faces.recogniser.embed_all(seen)
-    assert runs == {"face id": 2}
-    for (rgb, face), embedding in zip(seen, together, strict=True):
-        assert embedding == pytest.approx(faces.recogniser.embed(rgb, face), abs=1e-5)
-    assert faces.recogniser.embed_all([]) == []
-
-
-def test_a_face_id_file_for_one_face_at_a_time_embeds_several_after_each_other(
-    tmp_path: Path, faces: InsightFaceFaces
-) -> None:
+def test_a_face_id_file_for_one_face_at_a_time_says_the_same(tmp_path: Path, faces: InsightFaceFaces) -> None:
     one = InsightFaceFaces(
         packs.write_pack(tmp_path / "pack"), recognition=packs.write_face_id(tmp_path / "one.onnx", batch=1)
     )
     rgb = np.random.default_rng(1).integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8)
-    seen = [(rgb, face) for face in faces.detector(scene((packs.CYAN, 64, 64, 16), (packs.MAGENTA, 320, 256, 32)))]
+    seen = faces.detector(scene((packs.CYAN, 64, 64, 16), (packs.MAGENTA, 320, 256, 32)))
     assert len(seen) == 2
-    assert np.array(one.recogniser.embed_all(seen)) == pytest.approx(np.array(faces.recogniser.embed_all(seen)))
+    for face in seen:
+        assert one.recogniser.embed(rgb, face) == pytest.approx(faces.recogniser.embed(rgb, face))
 
 
 def test_a_known_face_is_found_in_one_run_of_the_detector(faces: InsightFaceFaces, runs: Counter[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -204,9 +203,6 @@ class CountingFaceId:
     name, same_person = "line", 0.4
 
     def embed(self, rgb: Rgb, face: Face) -> Embedding:
-        raise AssertionError
-
-    def embed_all(self, faces: Sequence[tuple[Rgb, Face]]) -> list[Embedding]:
         raise AssertionError
 
     def likeness(self, a: Embedding, b: Embedding) -> float:

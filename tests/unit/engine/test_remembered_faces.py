@@ -78,6 +78,6 @@ def test_a_face_is_found_near_its_place_as_in_the_whole_picture(
         # The box is the known one, carried along.
         assert near.box_xyxy == pytest.approx(whole.box_xyxy, abs=0.06 * whole.width)
         if upright.width > 60:  # px: of smaller faces, dlib's own embeddings jump
-            assert recogniser.likeness(*recogniser.embed_all([(rgb, whole), (rgb, near)])) > 0.8
+            assert recogniser.likeness(recogniser.embed(rgb, whole), recogniser.embed(rgb, near)) > 0.8
     nowhere = replace(whole, box_xyxy=(0.0, 0.0, 30.0, 30.0), landmarks=whole.landmarks * 0)
     assert detector.near(np.zeros_like(rgb), nowhere) == []
