@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -228,7 +229,7 @@ def _in_one_piece(tensors: Sequence[Tensor], device: torch.device) -> tuple[list
         part.copy_(tensor.flatten())
     whole = flat.to(device).float()
     parts = [part.view(tensor.shape) for part, tensor in zip(whole.split(sizes), tensors, strict=True)]
-    return parts, float(whole.abs().max())
+    return parts, float(torch.linalg.vector_norm(whole, math.inf))
 
 
 def _kohya_key(key: str) -> str:
