@@ -79,7 +79,7 @@ class Rim:
 
     def seam(self, rgb: Rgb) -> float:
         own, counts = self._steps
-        return round(metrics.mean_step(metrics.steps(rgb[self._seen], self.face[self._seen]) - own, counts), 2)
+        return round(metrics.mean_step(self._ring.steps(rgb[self._seen]) - own, counts), 2)
 
     def natural_step(self) -> float:
         return round(metrics.mean_step(*self._steps), 2)
@@ -97,8 +97,11 @@ class Rim:
     @cached_property
     def _steps(self) -> tuple[NDArray[np.float32], Mask]:
         """The template's own, and how much each counts: the same for all pictures that are measured against it."""
-        face = self.face[self._seen]
-        return metrics.steps(self.template[self._seen], face), metrics.weight(face, self.skin[self._seen])
+        return self._ring.steps(self.template[self._seen]), self._ring.weight(self.skin[self._seen])
+
+    @cached_property
+    def _ring(self) -> metrics.Ring:
+        return metrics.Ring.of(self.face[self._seen])
 
     @cached_property
     def _seen(self) -> tuple[slice, slice]:

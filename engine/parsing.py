@@ -69,13 +69,23 @@ def around(points: Points, room: float, shape: tuple[int, ...]) -> tuple[slice, 
     return slice(y1, y2), slice(x1, x2)
 
 
-def hidden(rgb: Rgb, face: Face) -> Mask:
-    """What of `face` lies behind the hair, hand or flower that the picture shows in front of it, 0 or 1.
+def around_mask(mask: Mask, room: int) -> tuple[slice, slice]:
+    """Rows and columns that hold all of `mask` that is not 0, and `room` pixels around."""
+    x, y, width, height = cv2.boundingRect((mask != 0).view(np.uint8))
+    return slice(max(0, y - room), y + height + room), slice(max(0, x - room), x + width + room)
+
+
+def hidden(rgb: Rgb, face: Face, where: Mask) -> Mask:
+    """What of `face` lies behind the hair, hand or flower that the picture shows in front of it, 0 or 1, looked for
+    `where` that mask is not 0.
 
     Judged by colour where a face is bare skin, its forehead and temples; features and what a beard may cover are the
     face's, whatever their colour.
     """
-    rows, columns = window = around(face.landmarks, face.width, rgb.shape)
+    x, y, width, height = cv2.boundingRect((where != 0).view(np.uint8))
+    wanted = np.array([[x, y], [x + width, y + height]], np.float32)
+    room = 2 * (SPECK + AROUND_HAIR) * face.width + 4  # from farther away nothing reaches in
+    rows, columns = window = around(np.concatenate([face.landmarks, wanted]), room, rgb.shape)
     piece, p = rgb[window], face.landmarks - np.array([columns.start, rows.start], np.float32)
     features = np.maximum(_hull(piece, p[17:48]), _hull(piece, np.concatenate([p[2:15], p[31:36]])))
     strange = (1 - features) * (_skin(piece, p) < 0.5)
@@ -98,9 +108,10 @@ def way_up(shape: tuple[int, ...], start: Points, up: Points) -> Mask:
 
 def grown(mask: Mask, by: float) -> Mask:
     """`mask` (of 0 and 1) grown by `by` pixels, or shrunk where `by` is negative; the picture's border eats nothing."""
-    if by >= 0:
-        return (cv2.distanceTransform((mask == 0).astype(np.uint8), cv2.DIST_L2, 5) <= by).astype(np.float32)
-    return (cv2.distanceTransform((mask > 0).astype(np.uint8), cv2.DIST_L2, 5) > -by).astype(np.float32)
+    seen = around_mask(mask, ceil(abs(by)) + 2)  # beyond, everything is as far as can be
+    side = (mask[seen] == 0 if by >= 0 else mask[seen] > 0).view(np.uint8)
+    away = cv2.distanceTransform(side, cv2.DIST_L2, 5)
+    return _laid_in(away <= by if by >= 0 else away > -by, seen, mask.shape)
 
 
 def closed(mask: Mask, by: float) -> Mask:

@@ -187,7 +187,7 @@ class Steps:
             if config.face_shape_match:
                 mask = np.ones(look.rgb.shape[:2], np.float32)
             else:
-                mask = inpaint.first_mask(look.parts, look.face) * (1 - _spared(look, subject))
+                mask = _without_spared(inpaint.first_mask(look.parts, look.face), look, subject)
             return inpaint.Canvas.of(look.rgb, mask, crop, shown, controls, numbers)
 
         painted = self.painted(Stage.FIRST_DIFFUSION, [look], canvas)
@@ -207,7 +207,7 @@ class Steps:
             crop = self.profile.portrait_crop(look.rgb, look.face)
             shown = crop.cut(look.rgb)
             controls = control.second_controls(shown, self.profile.control_pictures, config)
-            mask = inpaint.second_mask(look.parts, look.face) * (1 - _spared(look, subject))
+            mask = _without_spared(inpaint.second_mask(look.parts, look.face), look, subject)
             return inpaint.Canvas.of(look.rgb, mask, crop, shown, controls, numbers)
 
         return self.painted(Stage.SECOND_DIFFUSION, looks, canvas)
@@ -344,11 +344,14 @@ def _read(file: Path, profile: Profile) -> State:
     return load_kohya(file, profile.diffusion.device)
 
 
-def _spared(look: Look, subject: Subject) -> Mask:
-    """What no pass may paint: what lies before the face and, of somebody with a fringe, the forehead. A LoRA brings the
-    fringe along, and inside a mask that ends at the hairline it is a dark band on a bare forehead."""
-    mask = hidden(look.rgb, look.face)
-    return np.maximum(mask, above_brows(look.face, mask.shape)) if subject.is_fringed else mask
+def _without_spared(mask: Mask, look: Look, subject: Subject) -> Mask:
+    """A pass's `mask` without what none may paint: what lies before the face and, of somebody with a fringe, the
+    forehead. A LoRA brings the fringe along, and inside a mask that ends at the hairline it is a dark band on a bare
+    forehead."""
+    spared = hidden(look.rgb, look.face, mask)
+    if subject.is_fringed:
+        spared = np.maximum(spared, above_brows(look.face, mask.shape))
+    return mask * (1 - spared)
 
 
 def _kept(below: Look, above: Look, known: Sequence[Embedding], least: float) -> tuple[Look, float]:

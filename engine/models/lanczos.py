@@ -19,4 +19,5 @@ class LanczosEnhancer:
         large = cv2.resize(rgb, None, fx=2, fy=2, interpolation=cv2.INTER_LANCZOS4)
         smooth = cv2.GaussianBlur(large, (0, 0), RADIUS)
         sharp = cv2.addWeighted(large, 1 + SHARPENING, smooth, -SHARPENING, 0)
-        return np.where(cv2.absdiff(large, smooth) > LEAST, sharp, large)
+        is_noise = cv2.absdiff(large, smooth) <= LEAST
+        return np.asarray(cv2.copyTo(large, is_noise.view(np.uint8), sharp), np.uint8)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from engine import metrics
 from engine.crop import blend
 from engine.images import for_channels, smooth_step
-from engine.parsing import closed
+from engine.parsing import around_mask, closed
 from engine.types import Mask, Rgb
 
 BLUR = 32  # px on a working picture whose short side is 512
@@ -39,7 +39,7 @@ def colour_shifted(picture: Rgb, skin: Mask, target: Rgb, target_skin: Mask, whe
     mean, spread = _statistics(_lab(picture[skin > 0]))
     target_mean, target_spread = _statistics(_lab(target[target_skin > 0]))
     size = max(1, round(BLUR * min(picture.shape[:2]) / 512))
-    seen = _around(skin, size + 3)  # beyond the blur of the skin nothing changes
+    seen = around_mask(skin, size + 3)  # beyond the blur of the skin nothing changes
     piece, skin, where = picture[seen], skin[seen], where[seen]
     shifted = (_lab(piece) - mean) * np.clip(target_spread / spread, *GAIN) + target_mean
     rgb = cv2.cvtColor(shifted.astype(np.float32), cv2.COLOR_LAB2RGB) * 255
@@ -78,12 +78,14 @@ def rim_matched(picture: Rgb, template: Rgb, face: Mask, skin: Mask, own_skin: M
     depth, height = (cv2.distanceTransform(side, cv2.DIST_L2, 5) / width for side in (inside, 1 - inside))
     fade = smooth_step(1 - depth / INWARDS) * smooth_step(0.5 + (depth - height) / (2 * OUTWARDS)) * own_skin
     lab = cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-    own, weight = metrics.steps(template, face), metrics.weight(face, skin * own_skin)
+    ring = metrics.Ring.of(face)
+    own, weight = ring.steps(template), ring.weight(skin * own_skin)
+    near = cv2.GaussianBlur(weight, (0, 0), BAND * width)
+    trust = for_channels(np.clip(near * TRUST * width, 0, 1))  # far from any skin at the rim nothing is known
+    near, counts = for_channels(np.maximum(near, 1e-6)), for_channels(weight)
     for _ in range(ROUNDS):
-        steps = metrics.steps(picture, face) - own
-        near = for_channels(cv2.GaussianBlur(weight, (0, 0), BAND * width))
-        field = cv2.GaussianBlur(steps * for_channels(weight), (0, 0), BAND * width) / np.maximum(near, 1e-6)
-        field *= np.clip(near * TRUST * width, 0, 1)  # far from any skin at the rim nothing is known
+        field = cv2.GaussianBlur((ring.steps(picture) - own) * counts, (0, 0), BAND * width) / near
+        field *= trust
         field *= np.minimum(1, MOST / np.maximum(np.linalg.norm(field, axis=-1, keepdims=True), 1e-3))
         lab = lab - field * for_channels(fade)
         rgb = cv2.cvtColor(lab.astype(np.float32), cv2.COLOR_LAB2RGB) * 255
@@ -95,12 +97,6 @@ def _lab(rgb: Rgb) -> NDArray[np.float32]:
     """(..., 3) of a picture, or of a list of pixels."""
     rows = rgb[:, None] if rgb.ndim == 2 else rgb
     return cv2.cvtColor(rows.astype(np.float32) / 255, cv2.COLOR_RGB2LAB).reshape(rgb.shape)
-
-
-def _around(mask: Mask, room: int) -> tuple[slice, slice]:
-    """Rows and columns that hold all of `mask` that is not 0, and `room` pixels around."""
-    x, y, width, height = cv2.boundingRect((mask != 0).astype(np.uint8))
-    return slice(max(0, y - room), y + height + room), slice(max(0, x - room), x + width + room)
 
 
 def _statistics(lab: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -361,7 +361,7 @@ def test_what_lies_in_front_of_a_face_is_not_painted(drawn: tuple[Rgb, Face]) ->
     rgb = rgb.copy()
     rgb[: brow[1] + 4] = SKIN
     rgb[strand], rgb[beard] = HAIR, HAIR
-    in_front = hidden(rgb, face)
+    in_front = hidden(rgb, face, np.ones(rgb.shape[:2], np.float32))
     assert in_front[strand].min() == 1
     assert in_front[beard].max() == 0  # the face's own
     assert max(in_front[p[1], p[0]] for p in np.round(face.landmarks[17:68]).astype(int)) == 0
