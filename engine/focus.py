@@ -82,7 +82,8 @@ def _strength(texture: Plane, where: Mask) -> float:
 
 
 def _slope(grey: Plane) -> Plane:
-    return np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0) / 8, cv2.Sobel(grey, cv2.CV_32F, 0, 1) / 8)
+    slope = cv2.magnitude(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
+    return np.asarray(slope / 8, np.float32)
 
 
 def _hull(points: Points, shape: tuple[int, ...]) -> Mask:

@@ -24,9 +24,14 @@ def skin_likeness(lab: NDArray[np.float32], landmarks: Points) -> Mask:
     spread = np.maximum(1.48 * np.median(np.abs(sample - middle), 0), LEAST_SPREAD)
     # By whole rows: NumPy is slow where it goes on by threes.
     middles, scales = (np.tile(each.astype(np.float32), lab.shape[1]) for each in (middle, 1 / spread))
-    off = (lab.reshape(len(lab), -1) - middles) * scales
-    away = np.sqrt(cv2.transform((off * off).reshape(lab.shape), np.full((1, 3), 1 / 3, np.float32)))
-    return np.clip((FAR - away) / (FAR - NEAR), 0, 1).astype(np.float32)
+    off = lab.reshape(len(lab), -1) - middles
+    off *= scales
+    off *= off
+    likeness: Mask = cv2.transform(off.reshape(lab.shape), np.full((1, 3), 1 / 3, np.float32))
+    np.sqrt(likeness, out=likeness)
+    np.subtract(FAR, likeness, out=likeness)
+    likeness /= FAR - NEAR
+    return np.clip(likeness, 0, 1, out=likeness)
 
 
 def fringe(skin: Mask, landmarks: Points) -> float:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional
 
 from engine.diffusion.capture import Function, Graphs, identity
@@ -105,11 +106,11 @@ class Diffusion:
 
     @property
     def device(self) -> torch.device:
-        return self.unet.device
+        return _a_weight(self.unet).device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.unet.dtype
+        return _a_weight(self.unet).dtype
 
     @property
     def alphas_cumprod(self) -> torch.Tensor:
@@ -208,7 +209,7 @@ class Diffusion:
                 device=self.device,
             ),
             *(
-                hint(network, _to_tensor([control.picture], self.device).to(network.dtype))
+                hint(network, _to_tensor([control.picture], self.device).to(_a_weight(network).dtype))
                 for network, control in zip(networks, request.controls, strict=True)
             ),
         ]
@@ -236,13 +237,19 @@ class Diffusion:
     def _by_vae(self, what: str, function: Function, given: torch.Tensor) -> torch.Tensor:
         """`function(given)`, recorded. Some autoencoders overflow in half precision: they go on in single precision."""
         while True:
-            typed = given.to(self.vae.dtype)
+            typed = given.to(_a_weight(self.vae).dtype)
             key = (what, tuple(given.shape), identity([self.vae]))
             result = self.graphs.recorded(key, function, typed)(typed)
-            if self.vae.dtype == torch.float32 or bool(result.isfinite().all()):
+            if _a_weight(self.vae).dtype == torch.float32 or bool(result.isfinite().all()):
                 return result
-            logger.warning("the autoencoder overflows in %s: it goes on in float32", self.vae.dtype)
+            logger.warning("the autoencoder overflows in %s: it goes on in float32", _a_weight(self.vae).dtype)
             self.vae.float()
+
+
+def _a_weight(network: nn.Module) -> torch.Tensor:
+    """All weights of a network have one type and lie on one device. Its own `dtype` and `device` walk through all its
+    modules, over a millisecond each time, and a pass asks dozens of times."""
+    return next(network.parameters())
 
 
 def chosen_device(wanted: str) -> str:

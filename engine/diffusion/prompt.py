@@ -57,12 +57,11 @@ class Chunk:
         return Chunk(self.ids.to(device), None if self.factors is None else self.factors.to(device))
 
 
-def chunks(prompt: str, tokenizer: CLIPTokenizer, at_least: int = 1) -> list[Chunk]:
-    """The prompt in pieces, padded with empty ones to `at_least`."""
+def chunks(prompt: str, tokenizer: CLIPTokenizer) -> list[Chunk]:
+    """The prompt in pieces; at least one."""
     room = tokenizer.model_max_length - 2  # without the begin and the end token
     tokens = _tokens(prompt, tokenizer)
-    count = max(at_least, -(-len(tokens) // room))
-    return [_chunk(tokens[k * room : (k + 1) * room], tokenizer) for k in range(count)]
+    return [_chunk(tokens[at : at + room], tokenizer) for at in range(0, max(1, len(tokens)), room)]
 
 
 def encode_chunks(pieces: Sequence[Chunk], encoder: CLIPTextModel) -> torch.Tensor:
@@ -72,8 +71,10 @@ def encode_chunks(pieces: Sequence[Chunk], encoder: CLIPTextModel) -> torch.Tens
 
 def encode(prompts: Sequence[str], tokenizer: CLIPTokenizer, encoder: CLIPTextModel) -> torch.Tensor:
     """(n, chunks x context, width) hidden states; every prompt is given as many chunks as the longest one needs."""
-    most = max(len(chunks(prompt, tokenizer)) for prompt in prompts)
-    pieces = [piece for prompt in prompts for piece in chunks(prompt, tokenizer, most)]
+    each = [chunks(prompt, tokenizer) for prompt in prompts]
+    most = max(len(own) for own in each)
+    empty = _chunk([], tokenizer)
+    pieces = [piece for own in each for piece in (*own, *[empty] * (most - len(own)))]
     states = encoder(torch.cat([piece.ids for piece in pieces]).to(encoder.device))[0]
     weighed = [_weighed(own, piece.to(encoder.device)) for own, piece in zip(states, pieces, strict=True)]
     return torch.stack(weighed).reshape(len(prompts), -1, states.shape[-1])

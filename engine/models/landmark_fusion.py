@@ -8,6 +8,7 @@ front of the template's face where it is.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -140,7 +141,8 @@ def _relit(face: Plane, below: Plane, skin: Mask, goal: Points) -> Plane:
     weight = (weight + 1e-4) * inside + 1e-9
     radius = LIGHT_RADIUS * face_width(goal) * small
     from_, to = (
-        cv2.resize(_base(v, weight, radius), face.shape[1::-1], interpolation=cv2.INTER_CUBIC) for v in (source, light)
+        cv2.resize(base, face.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+        for base in _bases((source, light), weight, radius)
     )
     detail = face - from_
     darker = np.clip(to[..., 0] / np.maximum(from_[..., 0], 1), 0.6, DARKER)
@@ -160,28 +162,31 @@ def _small(shape: tuple[int, ...], goal: Points) -> tuple[float, tuple[int, int]
     return small, (max(8, round(shape[1] * small)), max(8, round(shape[0] * small)))
 
 
-def _base(lab: Plane, weight: Mask, radius: float) -> Plane:
-    """The light on a face: `lab` smoothed over what counts; over larger distances where little does."""
-    mean = (lab * for_channels(weight)).sum((0, 1)) / weight.sum()
-    far, near = _spread(lab, weight, 3 * radius), _spread(lab, weight, radius)
-    trust = cv2.GaussianBlur(weight, (0, 0), radius, borderType=cv2.BORDER_CONSTANT)[..., None]
-    trust = np.clip(trust / 0.25, 0, 1)
-    return mean + LIGHT * (far + (near - far) * trust - mean)
+def _bases(faces: Sequence[Plane], weight: Mask, radius: float) -> Iterator[Plane]:
+    """The light on each face: its Lab smoothed over what counts; over larger distances where little does."""
+    trust = cv2.GaussianBlur(weight, (0, 0), radius, borderType=cv2.BORDER_CONSTANT)
+    trust, total, counts = for_channels(np.clip(trust / 0.25, 0, 1)), weight.sum(), for_channels(weight)
+    for lab in faces:
+        weighed = lab * counts
+        mean = weighed.sum((0, 1)) / total
+        both = cv2.merge([weighed, weight])
+        far, near = _spread(both, 3 * radius), _spread(both, radius)
+        yield mean + LIGHT * (far + (near - far) * trust - mean)
 
 
-def _spread(values: Plane, weight: Mask, radius: float) -> Plane:
-    """`values` blurred where `weight` says that they count, carried on where it does not. What the blur leaves needs
-    no fine grid: it is worked out on one whose pixels are an eighth of `radius`."""
-    size = weight.shape[1::-1]
+def _spread(both: Plane, radius: float) -> Plane:
+    """Values blurred where their weight says that they count, carried on where it does not. `both` are the values times
+    the weight, which is the last channel. What the blur leaves needs no fine grid: it is worked out on one whose pixels
+    are an eighth of `radius`."""
+    size = both.shape[1::-1]
     coarse = max(1, int(radius / COARSE))
     small = max(1, round(size[0] / coarse)), max(1, round(size[1] / coarse))
-    both = cv2.resize(
-        cv2.merge([*cv2.split(values * for_channels(weight)), weight]), small, interpolation=cv2.INTER_AREA
-    )
+    both = cv2.resize(both, small, interpolation=cv2.INTER_AREA)
     sigma = radius * small[0] / size[0], radius * small[1] / size[1]
     both = cv2.GaussianBlur(both, (0, 0), sigma[0], sigmaY=sigma[1], borderType=cv2.BORDER_CONSTANT)
-    both = cv2.resize(both, size, interpolation=cv2.INTER_CUBIC)
-    return both[..., :-1] / (both[..., -1:] + 1e-12)
+    *values, weight = cv2.split(cv2.resize(both, size, interpolation=cv2.INTER_CUBIC))
+    weight += 1e-12
+    return cv2.merge([value / weight for value in values])
 
 
 def _light_above(step: Plane, shown: Mask, edge: Mask, goal: Points) -> Plane:

@@ -113,16 +113,17 @@ class HeadView:
         seen = np.asarray(landmarks, np.float64)
         shift = seen.mean(0)
         model = MEAN_HEAD - MEAN_HEAD.mean(0)
-        depth = np.zeros(len(model))
+        spread, size = model.T @ model, float((model**2).sum())
+        common = np.zeros((3, 3))  # the completed landmarks' products with the model
+        common[:2] = (seen - shift).T @ model
         scale, rotation = 1.0, np.eye(3)
         for _ in range(_ROUNDS):
             before = rotation
-            completed = np.column_stack([seen - shift, depth])
-            u, s, vt = np.linalg.svd(completed.T @ model)
-            flip = np.diag([1, 1, np.sign(np.linalg.det(u @ vt))])
-            rotation = u @ flip @ vt
-            scale = float((s * np.diag(flip)).sum() / (model**2).sum())
-            depth = scale * (model @ rotation.T)[:, 2]
+            u, s, vt = np.linalg.svd(common)
+            flip = np.array([1, 1, np.sign(np.linalg.det(u @ vt))])
+            rotation = (u * flip) @ vt
+            scale = float(s @ flip) / size
+            common[2] = scale * rotation[2] @ spread  # the model's depth under this view
             if np.abs(rotation - before).max() < _CONVERGED:
                 break
         return HeadView(scale, rotation, shift - scale * (rotation @ MEAN_HEAD.mean(0))[:2])

@@ -338,6 +338,17 @@ def test_matching_the_rim_draws_no_line_where_landmarks_miss_the_edge(drawn: tup
     assert max(np.abs(np.diff(change, axis=axis)).max() for axis in (0, 1)) < 0.6 * largest
 
 
+@pytest.mark.parametrize("by", [0, 0.5, 3.3, 9, -0.5, -3.3, -9])
+def test_masks_grow_and_shrink_as_by_distances_over_the_whole_picture(by: float) -> None:
+    rng = np.random.default_rng(0)
+    for place in ((40, 60), (0, 0), (79, 30), (200, 200)):  # inside, in a corner, at a border, nowhere
+        mask = np.zeros((80, 120), np.float32)
+        cv2.circle(mask, (place[1], place[0]), 15, 1.0, -1)
+        mask *= rng.random(mask.shape) > 0.02
+        away = cv2.distanceTransform(((mask > 0) if by < 0 else (mask == 0)).astype(np.uint8), cv2.DIST_L2, 5)
+        assert np.array_equal(grown(mask, by), away > -by if by < 0 else away <= by)
+
+
 def test_a_wider_jaw_with_its_own_edge_is_no_seam(drawn: tuple[Rgb, Face]) -> None:
     rgb, face = drawn
     wider = face.landmarks.copy()
@@ -367,6 +378,9 @@ def test_what_lies_in_front_of_a_face_is_not_painted(drawn: tuple[Rgb, Face]) ->
     assert max(in_front[p[1], p[0]] for p in np.round(face.landmarks[17:68]).astype(int)) == 0
     forehead = parse_by_landmarks(rgb, face).face[: brow[1]] * (1 - in_front[: brow[1]])
     assert forehead.sum() > 0.5 * parse_by_landmarks(rgb, face).face[: brow[1]].sum()
+    there = np.zeros(rgb.shape[:2], np.float32)
+    there[strand] = 1
+    assert np.array_equal(hidden(rgb, face, there) * there, in_front * there)
 
 
 def test_enhancing_doubles_pictures_and_leaves_very_large_ones() -> None:
