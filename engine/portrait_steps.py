@@ -26,7 +26,7 @@ from engine.stages import control, enhance, fuse, guard, harmonise, inpaint, joi
 from engine.stages.reference import Reference, ranked_references
 from engine.stages.template import LONGEST
 from engine.subject import Subject
-from engine.types import Embedding, Face, Mask, Rgb
+from engine.types import Embedding, Face, Mask, Rgb, SubjectFiles
 
 if TYPE_CHECKING:
     from engine.lora import State
@@ -71,6 +71,15 @@ class Steps:
     def each(self, do: Callable[[One], Made], of: Sequence[One]) -> list[Made]:
         """What `do` makes of each, side by side, in their order."""
         return [do(one) for one in of] if len(of) == 1 else list(self.beside.map(do, of))
+
+    def sitter(self, who: SubjectFiles | Subject) -> Future[Subject]:
+        """Being read, where it is not in memory yet."""
+        return self.beside.submit(lambda: who if isinstance(who, Subject) else Subject.read(who, self.profile))
+
+    def look_ahead(self, subject: Subject) -> None:
+        """What the passes will ask of the subject's photos is worked out meanwhile, and remembered with them."""
+        if self.config.paints:
+            self.beside.submit(lambda: subject.is_fringed)
 
     def loras(self, subject: Subject) -> list[tuple[Future[State], float]]:
         """Whatever the diffusion is to know, being read, and its weight; nothing when neither pass is wanted."""

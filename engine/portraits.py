@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -135,6 +135,7 @@ class PortraitReport:
 
 
 Who = SubjectFiles | Subject | Sequence[SubjectFiles | None]
+_Sitters = Future[Subject] | Sequence[Future[Subject] | None]
 
 
 def make_portraits(
@@ -184,8 +185,9 @@ def make_portrait_file(
 def _made(steps: Steps, who: Who, template: Rgb, every_stage: bool) -> PortraitReport:
     profile = steps.profile
     with steps.stage(Stage.TEMPLATE):
+        sitters = _sitters(steps, who)
         faces = template_faces(template, profile.detector)
-    works, skipped = _worked_faces(steps, template, faces, _seats(who, faces))
+    works, skipped = _worked_faces(steps, template, faces, _seats(sitters, faces))
     count = min(len(work.candidates) for work in works)
     pasted = _fit_to_show(steps, {rank: _together(steps, template, works, rank) for rank in range(count)})
     best = next(iter(pasted))
@@ -213,19 +215,26 @@ class _Seat:
     """Who goes into which face; `number` counts the template's faces from the left."""
 
     number: int
-    who: SubjectFiles | Subject
+    sitter: Future[Subject]
     face: Face | None  # None: the template has fewer faces
 
 
-def _seats(who: Who, faces: Sequence[Face]) -> list[_Seat]:
+def _sitters(steps: Steps, who: Who) -> _Sitters:
+    """The same, being read while the template is searched."""
+    if isinstance(who, SubjectFiles | Subject):
+        return steps.sitter(who)
+    return [None if one is None else steps.sitter(one) for one in who]
+
+
+def _seats(sitters: _Sitters, faces: Sequence[Face]) -> list[_Seat]:
     """`faces` are the template's, largest first."""
     ordered = left_to_right(faces)
-    if isinstance(who, SubjectFiles | Subject):
+    if isinstance(sitters, Future):
         largest = next(number for number, face in enumerate(ordered) if face is faces[0])
-        return [_Seat(largest, who, faces[0])]
+        return [_Seat(largest, sitters, faces[0])]
     seats = [
         _Seat(number, sitter, ordered[number] if number < len(ordered) else None)
-        for number, sitter in enumerate(who)
+        for number, sitter in enumerate(sitters)
         if sitter is not None
     ]
     if not seats:
@@ -271,12 +280,13 @@ def _worked(steps: Steps, template: Rgb, seat: _Seat, faces: Sequence[Face]) -> 
     if face is None:
         raise NoFaceInTemplate(f"the template has {len(faces)} faces, none is number {seat.number + 1} from the left")
     with steps.stage(Stage.TEMPLATE):
-        subject = seat.who if isinstance(seat.who, Subject) else Subject.read(seat.who, profile)
+        subject = seat.sitter.result()
         loras = steps.loras(subject)
         piece = working_crop(template, face, config.crop_scale if config.crop_face_preprocess else None)
         before = Look.of(piece.cut(template), piece.moved_face(face), profile)
     with steps.stage(Stage.FUSE):
         reference = steps.reference(before, subject)
+        steps.look_ahead(subject)
         fused = steps.fusion(before, reference, config.fusion_before, config.fusion_before_ratio)
     rim_later = steps.beside.submit(Rim.of, before, fused)
 

@@ -24,7 +24,9 @@ class RememberingDetector:
 
     def __call__(self, rgb: Rgb) -> list[Face]:
         picture = _digest(rgb)
-        faces = self._known.pop(picture) if picture in self._known else self._detector(rgb)
+        faces = self._known.pop(picture, None)  # in one go: pictures are searched side by side
+        if faces is None:
+            faces = self._detector(rgb)
         self._known[picture] = faces
         if len(self._known) > MOST:
             self._known.popitem(last=False)
