@@ -59,16 +59,17 @@ def ranked_references(
     Speaking mouths are left out where they can be. For a turned template every photo counts as its mirror image too,
     which may be the one that is turned to that side.
     """
-    side, dark = _light(template, face)
+    side, dark = _light(_chip(template, face), face)
     calm = [r for r in references if _mouth_opening(r.face) < SPEAKING] or list(references)
-    detail = {id(r): _detail(r) for r in calm}
-    sharpest = max(detail.values())
+    chips = [_chip(r.rgb, r.face) for r in calm]
+    details = [_detail(chip) for chip in chips]
+    sharpest = max(details)
 
-    def worth(candidate: Reference, shown: Reference) -> float:
+    def worth(candidate: Reference, detail: float, shown: Reference, chip: Rgb) -> float:
         others = [o for o in references if o is not candidate]
         quality = np.mean([recogniser.likeness(candidate.embedding, o.embedding) for o in others]) if others else 0.0
         pose, wanted = shown.face.pose, face.pose
-        own_side, own_dark = _light(shown.rgb, shown.face)
+        own_side, own_dark = _light(chip, shown.face)
         missing = np.log2(max(1.0, min(face.width, WIDE_ENOUGH) / candidate.face.width))
         return float(
             quality
@@ -79,14 +80,15 @@ def ranked_references(
             - PER_SIDE_LIGHT * abs(own_side - side)
             - PER_DARKNESS * abs(own_dark - dark)
             - PER_MISSING_PIXEL * missing
-            - PER_BLUR * np.log2(sharpest / detail[id(candidate)])
+            - PER_BLUR * np.log2(sharpest / detail)
             - FOR_MIRRORING * (shown is not candidate)
         )
 
-    choices = [(r, r) for r in calm]
+    choices = [(r, detail, r, chip) for r, detail, chip in zip(calm, details, chips, strict=True)]
     if abs(face.pose.yaw) > TURNED:
-        choices += [(r, mirrored(r)) for r in calm]
-    return sorted(((worth(*choice), choice[1]) for choice in choices), key=lambda ranked: ranked[0], reverse=True)
+        others = [(r, detail, mirrored(r)) for r, detail in zip(calm, details, strict=True)]
+        choices += [(r, detail, m, _chip(m.rgb, m.face)) for r, detail, m in others]
+    return sorted(((worth(*choice), choice[2]) for choice in choices), key=lambda ranked: ranked[0], reverse=True)
 
 
 def mirrored(reference: Reference) -> Reference:
@@ -110,10 +112,15 @@ def mirrored(reference: Reference) -> Reference:
     )
 
 
-def _detail(reference: Reference) -> float:
-    """How much a photo shows of a face on a chip of one size: its sharpness in comparison to others of one person."""
-    chip = cv2.cvtColor(chip_crop(reference.face, CHIP).cut(reference.rgb), cv2.COLOR_RGB2GRAY).astype(np.float32)
-    return float(np.abs(chip - cv2.GaussianBlur(chip, (0, 0), 1.0)).mean()) + 0.1
+def _chip(rgb: Rgb, face: Face) -> Rgb:
+    """All faces of one size, for what is compared."""
+    return chip_crop(face, CHIP).cut(rgb)
+
+
+def _detail(chip: Rgb) -> float:
+    """How much a photo shows of a face: its sharpness in comparison to others of one person."""
+    grey = cv2.cvtColor(chip, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    return float(np.abs(grey - cv2.GaussianBlur(grey, (0, 0), 1.0)).mean()) + 0.1
 
 
 def _mouth_opening(face: Face) -> float:
@@ -121,11 +128,10 @@ def _mouth_opening(face: Face) -> float:
     return float(np.linalg.norm(p[66] - p[62]) / np.linalg.norm(p[45] - p[36]))
 
 
-def _light(rgb: Rgb, face: Face) -> tuple[float, float]:
-    """Stops between the left and the right half of the skin, and of the whole skin below white."""
-    crop = chip_crop(face, CHIP)
-    chip = crop.cut(rgb)
-    skin = parse_by_landmarks(chip, crop.moved_face(face)).skin > 0
+def _light(chip: Rgb, face: Face) -> tuple[float, float]:
+    """Stops between the left and the right half of the skin, and of the whole skin below white. `face` is the one that
+    the chip was cut for."""
+    skin = parse_by_landmarks(chip, chip_crop(face, CHIP).moved_face(face)).skin > 0
     grey = cv2.cvtColor(chip, cv2.COLOR_RGB2GRAY) / 255.0
     is_left = np.arange(CHIP)[None, :] < CHIP / 2
     halves = [np.median(grey[skin & half]) if (skin & half).any() else 0.5 for half in (is_left, ~is_left)]
