@@ -219,7 +219,7 @@ def _start(server: ValkeyServer, folder: Path, options: argparse.Namespace) -> s
         "profile": "sd15",
     }
     environment = {**os.environ, **{f"PORTRAIT_{name.upper()}": value for name, value in settings.items()}}
-    environment |= {"SPEED_TINY": "1"} if options.tiny else {}
+    environment |= {"SPEED_FACES": options.faces} | ({"SPEED_TINY": "1"} if options.tiny else {})
     environment |= {"SPEED_STEPS": str(options.steps)} if options.steps else {}
     return subprocess.Popen([sys.executable, "-m", "gpu_worker", "--devices", options.devices], env=environment)
 
@@ -240,7 +240,8 @@ async def run(options: argparse.Namespace) -> Json:
                 worker.terminate()
                 worker.wait(60)
             server.stop()
-        return {"devices": options.devices, "workers": options.workers, **result, "whole_s": time.monotonic() - begin}
+        about = {"devices": options.devices, "workers": options.workers, "faces": options.faces}
+        return {**about, **result, "whole_s": time.monotonic() - begin}
 
 
 def main() -> None:
@@ -255,6 +256,9 @@ def main() -> None:
     parser.add_argument("--queue-portraits", type=int, default=40)
     parser.add_argument("--queue-trainings", type=int, default=1)
     parser.add_argument("--steps", type=int, help="of each training; default: as many as its photos ask for")
+    parser.add_argument(
+        "--faces", choices=("dlib", "insightface"), default="dlib", help="as for `engine bench portrait`"
+    )
     parser.add_argument("--tiny", action="store_true", help="narrow networks and short trainings: a rehearsal")
     options = parser.parse_args()
     os.environ.setdefault("PORTRAIT_MASTER_KEY", MasterKeys((new_key(),)).text())  # of the bench and of its workers

@@ -1,7 +1,7 @@
 """The profile sd15 at its published size with random weights, behind the worker's own interface.
 
 `SPEED_TINY` in the environment makes the networks narrow and the trainings short, to rehearse on a CPU; `SPEED_STEPS`
-sets how long trainings are.
+sets how long trainings are, `SPEED_FACES` who finds the faces (`engine/bench/faces.py`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def load_renders(profile: str, device: str, expected: Expected) -> Runner:
 
 def _random_profile(name: str, device: str) -> Profile:
     tiny = "SPEED_TINY" in os.environ
-    profile = RandomProfile(Path(tempfile.mkdtemp(prefix="speed")), chosen_device(device), tiny)
+    folder, faces = Path(tempfile.mkdtemp(prefix="speed")), os.environ.get("SPEED_FACES", "dlib")
+    profile = RandomProfile(folder, chosen_device(device), tiny, faces)
     small = MiniProfile("cpu")
     profile.segmenter, profile.retoucher = small.segmenter, small.retoucher
     if tiny:
