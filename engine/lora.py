@@ -11,8 +11,9 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 UNET, TEXT = "lora_unet_", "lora_te_text_model_"
 DOWN, UP, ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
 ROUNDS = 4  # of merging: eight checkpoints of the small model then lose 1.453 % of their norm, at best 1.450 %
+AT_ONCE = 2**25  # numbers of weights that are changed at once: 128 MiB in float32
+HALF_MOST = torch.finfo(torch.float16).max
 FACTOR_NAMES = {  # what diffusers called the two factors over time
     ".lora_A.weight": DOWN,
     ".lora_B.weight": UP,
@@ -76,33 +79,34 @@ def applied(diffusion: Diffusion, lora: Path | State, weight: float) -> Iterator
     """
     state = load_kohya(lora, diffusion.device) if isinstance(lora, Path) else lora
     layers = _layers(diffusion)
-    touched = {name: layers[name].weight for name in names(state) if name in layers}
-    if not touched:
+    weights = {name: layers[name].weight for name in names(state) if name in layers}
+    if not weights:
         raise UnknownLora("the LoRA was made for another kind of model: none of its layers exist in this one")
-    if len(touched) < len(names(state)):
+    if len(weights) < len(names(state)):
         logger.warning(
-            "%d of %d LoRA layers do not exist in this model", len(names(state)) - len(touched), len(touched)
+            "%d of %d LoRA layers do not exist in this model", len(names(state)) - len(weights), len(weights)
         )
-    kept = {name: own.detach().clone() for name, own in touched.items()}
+    before: list[tuple[list[Tensor], list[Tensor]]] = []
     try:
         with torch.no_grad():
-            for name, own in touched.items():
-                own.add_(update(state, name, own.device).reshape(own.shape), alpha=weight)
+            for alike in _alike(state, weights):
+                own = [weights[name] for name in alike]
+                kept = torch.stack(own)
+                before.append((own, list(kept.unbind())))
+                torch._foreach_copy_(own, list(_changed(kept, state, alike, weight).unbind()))
         yield
     finally:
         with torch.no_grad():
-            for name, own in touched.items():
-                own.copy_(kept[name])
+            for own, unchanged in before:
+                torch._foreach_copy_(own, unchanged)
 
 
-def names(lora: Mapping[str, Tensor]) -> list[str]:
+def names(lora: State) -> list[str]:
     """The kohya names of the modules in a LoRA, in order."""
     return [key.removesuffix(DOWN) for key in lora if key.endswith(DOWN)]
 
 
-def merge(
-    states: Sequence[Mapping[str, Tensor]], weights: Sequence[float], device: torch.device | str = "cpu"
-) -> State:
+def merge(states: Sequence[State], weights: Sequence[float], device: torch.device | str = "cpu") -> State:
     """The weighted sum of the weight UPDATES up @ down, as one LoRA of the first one's rank, worked out on `device`
     and left there, in float32.
 
@@ -110,7 +114,7 @@ def merge(
     laid side by side, which is exact, and cut back to the rank (`_cut_to_rank`).
     """
     result: State = {}
-    for alike in _of_one_size(states[0]):
+    for alike in _grouped(names(states[0]), partial(_size, states[0])):
         first, alpha = states[0][alike[0] + DOWN], _alpha(states[0], alike[0])
         rank, ups, downs = first.shape[0], [], []
         for lora, weight in zip(states, weights, strict=True):
@@ -124,12 +128,6 @@ def merge(
             result[name + UP] = (left[k] * (rank / alpha)).reshape(states[0][name + UP].shape)
             result[name + ALPHA] = torch.tensor(alpha)
     return {key: result[key] for name in names(states[0]) for key in (name + DOWN, name + UP, name + ALPHA)}
-
-
-def update(lora: State, name: str, device: torch.device | str = "cpu") -> Tensor:
-    """(out, in) what a LoRA adds to the module of that kohya name, in float32; a convolution's kernel is flat in it."""
-    down, up = (lora[name + part].to(device, torch.float32).flatten(1) for part in (DOWN, UP))
-    return up @ down * (_alpha(lora, name) / down.shape[0])
 
 
 def save_kohya(path: Path, lora: State, metadata: Mapping[str, str], dtype: torch.dtype = torch.float16) -> None:
@@ -161,11 +159,11 @@ def load_kohya(path: Path, device: torch.device | str = "cpu") -> State:
     if others := sorted({key.rpartition(".")[2] for key in lora if not key.endswith((DOWN, UP, ALPHA))}):
         raise UnknownLora(f"{path.name} is of another kind than LoRA: it has {', '.join(others)[:80]!r}")
     if not all(_fits(lora, name) for name in names(lora)):
-        raise UnknownLora(f"{path.name} is broken: its matrices do not fit together")
+        raise UnknownLora(f"{path.name} is broken: its matrices do not fit together, or an alpha is none")
     alphas = {key: value.float() for key, value in lora.items() if key.endswith(ALPHA)}
     factors = {key: value for key, value in lora.items() if key not in alphas}
     on_device, most = _in_one_piece(list(factors.values()), torch.device(device))
-    if not max(most, *(float(alpha.abs()) for alpha in alphas.values()), 0.0) <= torch.finfo(torch.float16).max:
+    if not most <= HALF_MOST:  # so is "not a number"
         raise UnknownLora(f"{path.name} is broken: it holds numbers that half precision cannot hold")
     return dict(zip(factors, on_device, strict=True)) | alphas
 
@@ -206,9 +204,9 @@ def _to_diffusers(lora: State, places: Mapping[str, tuple[nn.Module, str]]) -> S
 
 
 def _fits(lora: State, name: str) -> bool:
-    """Whether a module's matrices can be multiplied."""
+    """Whether a module's matrices can be multiplied, and its alpha is one."""
     down, up, alpha = lora[name + DOWN], lora[name + UP], lora.get(name + ALPHA, torch.ones(()))
-    if down.dim() not in (2, 4) or up.dim() != down.dim() or alpha.numel() != 1 or not alpha.item() > 0:
+    if down.dim() not in (2, 4) or up.dim() != down.dim() or alpha.numel() != 1 or not 0 < alpha.item() <= HALF_MOST:
         return False
     if down.numel() == 0 or up.numel() == 0:
         return False
@@ -219,14 +217,13 @@ def _in_one_piece(tensors: Sequence[Tensor], device: torch.device) -> tuple[list
     """The tensors in float32 on `device`, and their largest absolute value (not a number if any is none).
 
     They travel together, in the file's type: eight hundred transfers take a tenth of a second, one takes a few
-    milliseconds.
+    milliseconds. So do eight hundred copies before it, each of which waits for Python's lock.
     """
     kinds = {tensor.dtype for tensor in tensors}
     kind = kinds.pop() if kinds in ({torch.float16}, {torch.bfloat16}) else torch.float32
     sizes = [tensor.numel() for tensor in tensors]
     flat = torch.empty(sum(sizes), dtype=kind, pin_memory=device.type == "cuda")
-    for part, tensor in zip(flat.split(sizes), tensors, strict=True):
-        part.copy_(tensor.flatten())
+    torch.cat([tensor.flatten() for tensor in tensors], out=flat)
     whole = flat.to(device).float()
     parts = [part.view(tensor.shape) for part, tensor in zip(whole.split(sizes), tensors, strict=True)]
     return parts, float(torch.linalg.vector_norm(whole, math.inf))
@@ -255,7 +252,7 @@ def _described_file(file: bytes, metadata: Mapping[str, str]) -> tuple[bytes, me
     return len(text).to_bytes(8, "little") + text, memoryview(file)[end:]
 
 
-def _alpha(lora: Mapping[str, Tensor], name: str) -> float:
+def _alpha(lora: State, name: str) -> float:
     """Files without alpha mean alpha = rank."""
     alpha = lora.get(name + ALPHA)
     return float(alpha) if alpha is not None else float(lora[name + DOWN].shape[0])
@@ -284,12 +281,36 @@ def _is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1))
 
 
-def _of_one_size(lora: Mapping[str, Tensor]) -> list[list[str]]:
-    """The kohya names of its modules, those with factors and alphas alike together."""
-    groups: dict[tuple[Any, ...], list[str]] = {}
-    for name in names(lora):
-        size = (lora[name + DOWN].shape, lora[name + UP].shape, _alpha(lora, name))
-        groups.setdefault(size, []).append(name)
+def _alike(lora: State, weights: Mapping[str, Tensor]) -> Iterator[list[str]]:
+    """The kohya names of `weights`, those together whose weights and factors are alike, as many as memory is meant
+    for: 264 modules are changed by some two hundred launches on the GPU instead of two thousand."""
+
+    def kind(name: str) -> Hashable:
+        return weights[name].shape, weights[name].dtype, weights[name].device, _size(lora, name)
+
+    for alike in _grouped(weights, kind):
+        most = max(1, AT_ONCE // weights[alike[0]].numel())
+        yield from (alike[begin : begin + most] for begin in range(0, len(alike), most))
+
+
+def _changed(own: Tensor, lora: State, alike: Sequence[str], weight: float) -> Tensor:
+    """(n, out, in, ...) weights of those modules, with `lora` in them, in float32."""
+    up, down = (torch.stack([lora[name + part].flatten(1) for name in alike]) for part in (UP, DOWN))
+    scale = weight * _alpha(lora, alike[0]) / down.shape[1]
+    up, down = (factor.to(own.device, torch.float32) for factor in (up, down))
+    return torch.baddbmm(own.flatten(2).float(), up, down, alpha=scale).view(own.shape)
+
+
+def _size(lora: State, name: str) -> Hashable:
+    """Modules that agree in it can be worked on together."""
+    return lora[name + DOWN].shape, lora[name + UP].shape, _alpha(lora, name)
+
+
+def _grouped(all_names: Iterable[str], kind: Callable[[str], Hashable]) -> list[list[str]]:
+    """Those of one kind together."""
+    groups: dict[Hashable, list[str]] = {}
+    for name in all_names:
+        groups.setdefault(kind(name), []).append(name)
     return list(groups.values())
 
 

@@ -136,21 +136,17 @@ class Steps:
         small = shrunk(before.rgb.shape, min(1.0, TRIAL_WIDTH / before.face.width))
         rgb, face = small.cut(before.rgb), small.moved_face(before.face)
 
-        def tried(reference: Reference) -> tuple[Rgb, Face] | None:
+        def tried(one: tuple[float, Reference]) -> tuple[float, Reference] | None:
+            worth, reference = one
             try:
                 fusion = profile.fuser(rgb, face, reference.rgb, reference.face)
             except FusionFailed:
                 return None
-            return fusion, fuse.nearest_face(fusion, face, profile.detector)
+            own = profile.recogniser.embed(fusion, fuse.nearest_face(fusion, face, profile.detector))
+            return mean_likeness(own, subject.known(reference), profile.recogniser) + WORTH * worth, reference
 
-        tries = self.each(tried, [reference for _, reference in promising])
-        fused = [(worth, r, seen) for (worth, r), seen in zip(promising, tries, strict=True) if seen]
-        embeddings = [profile.recogniser.embed(*seen) for _, _, seen in fused]
-        scores = [
-            mean_likeness(own, subject.known(reference), profile.recogniser) + WORTH * worth
-            for (worth, reference, _), own in zip(fused, embeddings, strict=True)
-        ]
-        return fused[int(np.argmax(scores))][1] if fused else ranked[0][1]
+        scored = [one for one in self.each(tried, promising) if one]
+        return max(scored, key=lambda one: one[0])[1] if scored else ranked[0][1]
 
     def fusion(self, look: Look, reference: Reference, wanted: bool, ratio: float) -> Look:
         if not wanted:

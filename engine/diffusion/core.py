@@ -237,12 +237,13 @@ class Diffusion:
     def _by_vae(self, what: str, function: Function, given: torch.Tensor) -> torch.Tensor:
         """`function(given)`, recorded. Some autoencoders overflow in half precision: they go on in single precision."""
         while True:
-            typed = given.to(_a_weight(self.vae).dtype)
+            own = _a_weight(self.vae).dtype
+            typed = given.to(own)
             key = (what, tuple(given.shape), identity([self.vae]))
             result = self.graphs.recorded(key, function, typed)(typed)
-            if _a_weight(self.vae).dtype == torch.float32 or bool(result.isfinite().all()):
+            if own == torch.float32 or bool(result.isfinite().all()):
                 return result
-            logger.warning("the autoencoder overflows in %s: it goes on in float32", _a_weight(self.vae).dtype)
+            logger.warning("the autoencoder overflows in %s: it goes on in float32", own)
             self.vae.float()
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from engine import lora
 from engine.lora_layers import TrainableLora
 from engine.mini.architecture import SCHEDULER
+from tests.unit.engine.lora_updates import update
 
 if TYPE_CHECKING:
     from engine.diffusion import Diffusion
@@ -62,7 +63,11 @@ def test_the_seed_alone_decides_the_first_weights(random_diffusion: Diffusion) -
     assert not all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_an_applied_lora_equals_changed_weights_and_leaves_no_trace(random_diffusion: Diffusion) -> None:
+@pytest.mark.parametrize("at_once", [1, lora.AT_ONCE])
+def test_an_applied_lora_equals_changed_weights_and_leaves_no_trace(
+    random_diffusion: Diffusion, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lora, "AT_ONCE", at_once)
     state, before = trained(random_diffusion, 1), predicted(random_diffusion)
     with lora.applied(random_diffusion, state, 0.7):
         with_lora = predicted(random_diffusion)
@@ -72,7 +77,7 @@ def test_an_applied_lora_equals_changed_weights_and_leaves_no_trace(random_diffu
     weights = {name: model.get_submodule(path).weight for name, (model, path) in places.items()}
     kept = {name: weight.clone() for name, weight in weights.items()}
     for name, weight in weights.items():
-        weight += 0.7 * lora.update(state, name).reshape(weight.shape)
+        weight += 0.7 * update(state, name).reshape(weight.shape)
     changed = predicted(random_diffusion)
     for name, weight in weights.items():
         weight.copy_(kept[name])
@@ -137,8 +142,8 @@ def test_merging_averages_the_updates_not_the_factors(random_diffusion: Diffusio
     ]  # the same updates with room for both in the rank
     merged = lora.merge(wide, (0.3, 0.7))
     for name in lora.names(merged):
-        dense = 0.3 * lora.update(states[0], name) + 0.7 * lora.update(states[1], name)
-        assert torch.allclose(lora.update(merged, name), dense, atol=1e-5), name
+        dense = 0.3 * update(states[0], name) + 0.7 * update(states[1], name)
+        assert torch.allclose(update(merged, name), dense, atol=1e-5), name
     assert {k: v.shape for k, v in merged.items()} == {k: v.shape for k, v in wide[0].items()}
 
 
@@ -151,9 +156,9 @@ def test_merging_beyond_the_rank_is_nearly_the_best_that_the_rank_allows(random_
         merged = lora.merge(states, (1 / 3, 1 / 3, 1 / 3))
         errors, least = [], []
         for name in lora.names(merged):
-            dense = sum(lora.update(state, name) for state in states) / 3
+            dense = sum(update(state, name) for state in states) / 3
             assert isinstance(dense, torch.Tensor)
-            errors.append(float(torch.linalg.norm(lora.update(merged, name) - dense)))
+            errors.append(float(torch.linalg.norm(update(merged, name) - dense)))
             least.append(float(torch.linalg.svdvals(dense)[4:].square().sum().sqrt()))
         assert all(error < worst * best for error, best in zip(errors, least, strict=True))
         assert np.linalg.norm(errors) < together * np.linalg.norm(least)
@@ -167,7 +172,7 @@ def test_merging_one_with_weight_one_gives_it_back(random_diffusion: Diffusion) 
     state = trained(random_diffusion, 1)
     merged = lora.merge([state], [1.0])
     for name in lora.names(state):
-        assert torch.allclose(lora.update(merged, name), lora.update(state, name), atol=1e-5)
+        assert torch.allclose(update(merged, name), update(state, name), atol=1e-5)
 
 
 def test_a_saved_lora_is_what_web_uis_know(random_diffusion: Diffusion, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from engine.stages import merge, retouch, segment, train_lora, validate
 from engine.subject import Subject
 from engine.training import split, train_subject
 from engine.types import InspectedPhoto, Photo, Render, SubjectFiles
+from tests.unit.engine.lora_updates import update
 
 if TYPE_CHECKING:
     from engine.diffusion import Diffusion
@@ -99,7 +100,7 @@ def test_a_training_killed_at_any_step_ends_with_the_same_weights(random_diffusi
 def test_a_training_learns(random_diffusion: Diffusion, tmp_path: Path) -> None:
     """Every module of both networks moves."""
     state = trained(random_diffusion, tmp_path, lambda done, total: None)
-    moved = {name: float(lora.update(state, name).abs().max()) for name in lora.names(state)}
+    moved = {name: float(update(state, name).abs().max()) for name in lora.names(state)}
     assert min(moved.values()) > 0
 
 
