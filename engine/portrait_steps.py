@@ -76,11 +76,6 @@ class Steps:
         """Being read, where it is not in memory yet."""
         return self.beside.submit(lambda: who if isinstance(who, Subject) else Subject.read(who, self.profile))
 
-    def look_ahead(self, subject: Subject) -> None:
-        """What the passes will ask of the subject's photos is worked out meanwhile, and remembered with them."""
-        if self.config.paints:
-            self.beside.submit(lambda: subject.is_fringed)
-
     def loras(self, subject: Subject) -> list[tuple[Future[State], float]]:
         """Whatever the diffusion is to know, being read, and its weight; nothing when neither pass is wanted."""
         config, profile = self.config, self.profile
@@ -129,7 +124,7 @@ class Steps:
     def reference(self, before: Look, subject: Subject) -> Reference:
         """Of the references that suit the template best, the one whose fusion is most like the *other* photos."""
         profile = self.profile
-        ranked = ranked_references(subject.references, before.rgb, before.face, profile.recogniser)[:TRIED]
+        ranked = ranked_references(subject.references, before.rgb, before.face, profile.recogniser, TRIED)
         promising = [(worth, r) for worth, r in ranked if worth >= ranked[0][0] - NEARLY_AS_GOOD]
         if not self.config.fusion_before or len(promising) == 1:
             return ranked[0][1]

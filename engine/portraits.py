@@ -286,7 +286,6 @@ def _worked(steps: Steps, template: Rgb, seat: _Seat, faces: Sequence[Face]) -> 
         before = Look.of(piece.cut(template), piece.moved_face(face), profile)
     with steps.stage(Stage.FUSE):
         reference = steps.reference(before, subject)
-        steps.look_ahead(subject)
         fused = steps.fusion(before, reference, config.fusion_before, config.fusion_before_ratio)
     rim_later = steps.beside.submit(Rim.of, before, fused)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.config import TRIGGER
-from engine.crop import box_crop
 from engine.errors import UnreadablePicture
 from engine.images import read_photo
-from engine.parsing import skin_of
 from engine.profiles import Profile
-from engine.skin import fringe
-from engine.stages.reference import Reference
-from engine.types import Embedding, Face, HeadPose, InspectedPhoto, Mask, Points, SubjectFiles
-
-SKIN_SIDE = 256  # px of a picture, twice as wide as the face, on which its forehead is looked at
+from engine.stages.reference import Reference, Traits
+from engine.types import Embedding, Face, HeadPose, InspectedPhoto, Rgb, SubjectFiles
 
 
 @dataclass(frozen=True)
@@ -36,11 +31,10 @@ class Subject:
     held_out: tuple[Embedding, ...]  # of photos that took no part in training; of the references where there are none
     held_out_files: tuple[str, ...]
 
-    @cached_property
+    @property
     def is_fringed(self) -> bool:
         """Their hair hangs over the forehead, in most of their photos."""
-        found = [fringe(*_small_skin(reference)) for reference in self.references]
-        return float(np.median(found)) > 0.5
+        return float(np.median([reference.traits.fringe for reference in self.references])) > 0.5
 
     def known(self, shown: Reference) -> list[Embedding]:
         """Of the reference photos but the one `shown`: its fusion would be too much like it to be judged by it."""
@@ -70,7 +64,7 @@ class Subject:
     @staticmethod
     def untrained(photos: Sequence[InspectedPhoto], trigger: str = "1person, face, portrait") -> Subject:
         """A person of whom there are photos only; at least one."""
-        references = tuple(Reference(p.photo.rgb, p.face, p.embedding) for p in photos)
+        references = tuple(Reference.of(p.photo.rgb, p.face, p.embedding) for p in photos)
         return Subject(
             references=references,
             digital_id=references[0].face,
@@ -88,6 +82,7 @@ class FoundFaces:
 
     faces: Mapping[str, Face]
     embeddings: Mapping[str, Embedding]
+    traits: Mapping[str, Traits]
 
     @staticmethod
     def of(info: Mapping[str, Any], profile: Profile) -> FoundFaces:
@@ -97,12 +92,17 @@ class FoundFaces:
         return FoundFaces(
             {file: _face_from(one["face"]) for file, one in found.items() if one["face"]},
             {file: np.array(one["embedding"], np.float32) for file, one in found.items() if one["embedding"]},
+            {file: Traits(**one["traits"]) for file, one in found.items() if one.get("traits")},
         )
 
     def as_json(self) -> dict[str, Any]:
         """What `of` reads under "found"."""
         return {
-            file: {"face": _face_json(face), "embedding": _numbers(self.embeddings.get(file, np.zeros(0)), 6)}
+            file: {
+                "face": _face_json(face),
+                "embedding": _numbers(self.embeddings.get(file, np.zeros(0)), 6),
+                "traits": self.traits[file].as_json() if file in self.traits else None,
+            }
             for file, face in self.faces.items()
         }
 
@@ -112,19 +112,20 @@ class FoundFaces:
 
     def reference(self, path: Path, profile: Profile) -> Reference | None:
         """A photo of the subject with its largest face; None without one."""
+        name = path.name
+        if name in self.faces and name in self.embeddings and name in self.traits:
+            read = partial(_pixels, path)
+            return Reference(read, self.faces[name], self.embeddings[name], self.traits[name])
         rgb = read_photo(path).rgb
-        face = self.faces.get(path.name) or next(iter(profile.detector(rgb)), None)
+        face = self.faces.get(name) or next(iter(profile.detector(rgb)), None)
         if face is None:
             return None
-        known = self.embeddings.get(path.name)
-        return Reference(rgb, face, profile.recogniser.embed(rgb, face) if known is None else known)
+        known = self.embeddings.get(name)
+        return Reference.of(rgb, face, profile.recogniser.embed(rgb, face) if known is None else known)
 
 
-def _small_skin(reference: Reference) -> tuple[Mask, Points]:
-    """Where a photo shows the person's skin, small, and their 68 points there."""
-    crop = box_crop(reference.face, 2.0, (SKIN_SIDE, SKIN_SIDE))
-    face = crop.moved_face(reference.face)
-    return skin_of(crop.cut(reference.rgb), face), face.landmarks
+def _pixels(path: Path) -> Rgb:
+    return read_photo(path).rgb
 
 
 def _face_json(face: Face) -> dict[str, Any]:

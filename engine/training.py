@@ -22,6 +22,7 @@ from engine.inspection import PhotoFindings, examine, examine_file, judge
 from engine.progress import Progress, Report, Stage, Stopwatch, silent
 from engine.stages import merge, retouch, segment, train_lora, validate
 from engine.stages.caption import training_caption
+from engine.stages.reference import Traits
 from engine.subject import FoundFaces
 from engine.training_card import training_card
 from engine.types import (
@@ -283,17 +284,18 @@ def _write_subject(
     profile, config = run.exam.profile, run.exam.config
     shutil.rmtree(files.references, ignore_errors=True)
     lora.save_kohya(files.lora, run.chosen, {"trigger": config.trigger})
-    references, faces, embeddings = [], {}, {}
+    references, faces, embeddings, traits = [], {}, {}, {}
     for number, photo in enumerate(training, start=1):
         name, crop = f"{number:02}.jpg", retouch.surroundings(photo)
         picture = crop.cut(photo.photo.rgb)
         write_jpeg(files.references / name, picture)
-        faces[name], embeddings[name] = crop.moved_face(photo.face), photo.embedding
+        face, is_best = crop.moved_face(photo.face), photo is result.inspection.reference
+        for file in (name, files.reference.name) if is_best else (name,):
+            faces[file], embeddings[file], traits[file] = face, photo.embedding, Traits.of(picture, face)
         pose, score = photo.face.pose, photo.report.measures["score"]
         references.append({"file": name, "yaw": pose.yaw, "pitch": pose.pitch, "score": score})
-        if photo is result.inspection.reference:
+        if is_best:
             write_jpeg(files.reference, picture)
-            faces[files.reference.name], embeddings[files.reference.name] = faces[name], embeddings[name]
             digital_id = run.digital_id()
             write_jpeg(files.digital_id, picture if digital_id is None else digital_id)
             write_jpeg(files.card, _card(picture, run, result))
@@ -311,7 +313,7 @@ def _write_subject(
         "real_likeness": result.real_likeness,
         "copy_paste": _copy_paste(run.chosen_renders, training, held_out),
         "references": references,
-        "found": FoundFaces(faces, embeddings).as_json(),
+        "found": FoundFaces(faces, embeddings, traits).as_json(),
     }
     write_whole(files.info, json.dumps(info, ensure_ascii=False, indent=1).encode())
 

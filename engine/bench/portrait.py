@@ -42,6 +42,7 @@ from engine.portraits import make_portraits
 from engine.profiles import MiniProfile
 from engine.progress import silent
 from engine.sd15_profile import Sd15Profile, for_small_memory
+from engine.stages.reference import Traits
 from engine.subject import FoundFaces
 from engine.types import Rgb, SubjectFiles
 from engine.warm_up import prepare
@@ -145,16 +146,17 @@ class _Whole(Diffusion):
 
 def _subject(files: SubjectFiles, profile: RandomProfile) -> SubjectFiles:
     """The people of all ID pictures but the first as one subject, with a LoRA of the published size."""
-    faces, embeddings = {}, {}
+    faces, embeddings, traits = {}, {}, {}
     for number, photo in enumerate(profile.id_templates()[1:], start=1):
         name = f"{number:02}.jpg"
         write_jpeg(files.references / name, photo.rgb)
         faces[name] = profile.detector(photo.rgb)[0]
         embeddings[name] = profile.recogniser.embed(photo.rgb, faces[name])
+        traits[name] = Traits.of(photo.rgb, faces[name])
     info = {
         "profile": profile.name,
         "recogniser": profile.recogniser.name,
-        "found": FoundFaces(faces, embeddings).as_json(),
+        "found": FoundFaces(faces, embeddings, traits).as_json(),
     }
     files.info.write_text(json.dumps(info), encoding="utf-8")
     tiny = profile.training.resolution < CANVAS

@@ -5,14 +5,16 @@ The reference system picks one photo per subject at training time, whatever the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 
 import cv2
 import numpy as np
 
-from engine.crop import chip_crop
-from engine.parsing import parse_by_landmarks
+from engine.crop import box_crop, chip_crop
+from engine.parsing import parse_by_landmarks, skin_of
+from engine.skin import fringe
 from engine.types import Embedding, Face, FaceRecogniser, Points, Rgb
 
 # What a mismatch costs, in units of likeness (0.1 is the difference between a good and a middling photo of a person).
@@ -24,6 +26,7 @@ PER_SIDE_LIGHT = 0.12  # of a stop
 PER_DARKNESS = 0.05  # of a stop
 PER_MISSING_PIXEL = 0.15  # per halving of the face's size below the template's
 CHIP = 96  # px, side of the chip on which light is measured
+SKIN_SIDE = 256  # px of a picture, twice as wide as the face, on which its forehead is looked at
 WIDE_ENOUGH = 160  # px: a face need not be larger than this, whatever the template's
 PER_BLUR = 0.06  # per halving of the detail below the sharpest photo's
 FOR_MIRRORING = 0.05  # a mirrored face is still alike, but nobody's face is symmetric
@@ -42,58 +45,87 @@ MIRRORED = (
 )
 
 
+@dataclass(frozen=True)
+class Traits:
+    """What is measured on a photo of a person once, and written down with it."""
+
+    side_light: float  # stops between the left and the right half of the skin
+    darkness: float  # stops of the skin below white
+    detail: float  # how much the photo shows of the face: its sharpness in comparison to others of one person
+    fringe: float  # 0: the forehead is bare, 1: it lies behind a fringe
+
+    @staticmethod
+    def of(rgb: Rgb, face: Face) -> Traits:
+        chip = _chip(rgb, face)
+        wide = box_crop(face, 2.0, (SKIN_SIDE, SKIN_SIDE))
+        there = wide.moved_face(face)
+        forehead = fringe(skin_of(wide.cut(rgb), there), there.landmarks)
+        return Traits(*(round(value, 4) for value in (*_light(chip, face), _detail(chip), forehead)))
+
+    def as_json(self) -> dict[str, float]:
+        return asdict(self)
+
+
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """A photo of the subject with their face in it."""
+    """A photo of the subject with their face in it. Of many, few are ever looked at: `rgb` is read when it is."""
 
-    rgb: Rgb
+    read: Callable[[], Rgb]
     face: Face
     embedding: Embedding
+    traits: Traits
+
+    @staticmethod
+    def of(rgb: Rgb, face: Face, embedding: Embedding) -> Reference:
+        return Reference(lambda: rgb, face, embedding, Traits.of(rgb, face))
+
+    @cached_property
+    def rgb(self) -> Rgb:
+        """Raises whatever `read` does."""
+        return self.read()
 
 
 def ranked_references(
-    references: Sequence[Reference], template: Rgb, face: Face, recogniser: FaceRecogniser
+    references: Sequence[Reference], template: Rgb, face: Face, recogniser: FaceRecogniser, most: int
 ) -> list[tuple[float, Reference]]:
-    """What each is worth, best first: FaceID quality (mean likeness to the other photos) less what differs.
+    """The `most` best and what each is worth: FaceID quality (mean likeness to the other photos) less what differs.
 
     Speaking mouths are left out where they can be. For a turned template every photo counts as its mirror image too,
     which may be the one that is turned to that side.
     """
     side, dark = _light(_chip(template, face), face)
     calm = [r for r in references if _mouth_opening(r.face) < SPEAKING] or list(references)
-    chips = [_chip(r.rgb, r.face) for r in calm]
-    details = [_detail(chip) for chip in chips]
-    sharpest = max(details)
+    sharpest = max(r.traits.detail for r in calm)
 
-    def worth(candidate: Reference, detail: float, shown: Reference, chip: Rgb) -> float:
+    def worth(candidate: Reference, is_mirrored: bool) -> float:
         others = [o for o in references if o is not candidate]
         quality = np.mean([recogniser.likeness(candidate.embedding, o.embedding) for o in others]) if others else 0.0
-        pose, wanted = shown.face.pose, face.pose
-        own_side, own_dark = _light(chip, shown.face)
+        pose, wanted, traits = candidate.face.pose, face.pose, candidate.traits
+        side_shown = -1 if is_mirrored else 1
         missing = np.log2(max(1.0, min(face.width, WIDE_ENOUGH) / candidate.face.width))
         return float(
             quality
-            - PER_DEGREE_YAW * abs(pose.yaw - wanted.yaw)
+            - PER_DEGREE_YAW * abs(side_shown * pose.yaw - wanted.yaw)
             - PER_DEGREE_PITCH * abs(pose.pitch - wanted.pitch)
             - PER_OPEN_MOUTH * _mouth_opening(candidate.face)
             - PER_MOUTH_OPENING * max(0.0, _mouth_opening(candidate.face) - _mouth_opening(face))
-            - PER_SIDE_LIGHT * abs(own_side - side)
-            - PER_DARKNESS * abs(own_dark - dark)
+            - PER_SIDE_LIGHT * abs(side_shown * traits.side_light - side)
+            - PER_DARKNESS * abs(traits.darkness - dark)
             - PER_MISSING_PIXEL * missing
-            - PER_BLUR * np.log2(sharpest / detail)
-            - FOR_MIRRORING * (shown is not candidate)
+            - PER_BLUR * np.log2(sharpest / traits.detail)
+            - FOR_MIRRORING * is_mirrored
         )
 
-    choices = [(r, detail, r, chip) for r, detail, chip in zip(calm, details, chips, strict=True)]
+    choices = [(worth(r, False), r, False) for r in calm]
     if abs(face.pose.yaw) > TURNED:
-        others = [(r, detail, mirrored(r)) for r, detail in zip(calm, details, strict=True)]
-        choices += [(r, detail, m, _chip(m.rgb, m.face)) for r, detail, m in others]
-    return sorted(((worth(*choice), choice[2]) for choice in choices), key=lambda ranked: ranked[0], reverse=True)
+        choices += [(worth(r, True), r, True) for r in calm]
+    best = sorted(choices, key=lambda choice: choice[0], reverse=True)[:most]
+    return [(value, mirrored(r) if is_mirrored else r) for value, r, is_mirrored in best]
 
 
 def mirrored(reference: Reference) -> Reference:
     """The photo left for right, with its face; the embedding stays the photo's."""
-    face, width = reference.face, reference.rgb.shape[1]
+    face, traits, width = reference.face, reference.traits, reference.rgb.shape[1]
 
     def flipped(points: Points, order: Sequence[int]) -> Points:
         return np.column_stack([width - 1 - points[:, 0], points[:, 1]])[list(order)].astype(np.float32)
@@ -101,7 +133,8 @@ def mirrored(reference: Reference) -> Reference:
     x1, y1, x2, y2 = face.box_xyxy
     return replace(
         reference,
-        rgb=np.ascontiguousarray(reference.rgb[:, ::-1]),
+        read=lambda: np.ascontiguousarray(reference.rgb[:, ::-1]),
+        traits=replace(traits, side_light=-traits.side_light),
         face=replace(
             face,
             box_xyxy=(width - 1 - x2, y1, width - 1 - x1, y2),
@@ -118,7 +151,6 @@ def _chip(rgb: Rgb, face: Face) -> Rgb:
 
 
 def _detail(chip: Rgb) -> float:
-    """How much a photo shows of a face: its sharpness in comparison to others of one person."""
     grey = cv2.cvtColor(chip, cv2.COLOR_RGB2GRAY).astype(np.float32)
     return float(np.abs(grey - cv2.GaussianBlur(grey, (0, 0), 1.0)).mean()) + 0.1
 

@@ -180,7 +180,7 @@ def test_a_portrait_costs_so_many_runs_of_the_face_networks(
     template = Photo("template", scene((packs.MAGENTA, 64, 64, 32)))
     face = faces.detector(template.rgb)[0]
     embedding = faces.recogniser.embed(template.rgb, face)
-    references = tuple(Reference(template.rgb, face, embedding + np.float32(k)) for k in (0, 1e-3, 2e-3, 3e-3))
+    references = tuple(Reference.of(template.rgb, face, embedding + np.float32(k)) for k in (0, 1e-3, 2e-3, 3e-3))
     subject = Subject(references, face, None, "", (embedding,), ("held-out.jpg",))
     profile = _Portraits(tmp_path, faces)
     runs.clear()

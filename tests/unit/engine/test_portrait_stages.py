@@ -211,11 +211,11 @@ class CountingFaceId:
 
 def reference(yaw: float, place: float, brightness: int = 180) -> Reference:
     face = replace(face_of(seen_head(yaw)), pose=HeadPose(yaw, 0, 0))
-    return Reference(np.full((600, 600, 3), brightness, np.uint8), face, np.array([place], np.float32))
+    return Reference.of(np.full((600, 600, 3), brightness, np.uint8), face, np.array([place], np.float32))
 
 
 def best_of(references: list[Reference], template: Reference) -> Reference:
-    return ranked_references(references, template.rgb, template.face, CountingFaceId())[0][1]
+    return ranked_references(references, template.rgb, template.face, CountingFaceId(), 1)[0][1]
 
 
 def with_mouth(shown: Reference, opening: float) -> Reference:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from skimage.data import astronaut
 
 from engine import lora
 from engine.config import TrainingConfig
-from engine.errors import Stopped, TooManyPhotos, UnusablePhotos
+from engine.errors import Stopped, TooManyPhotos, UnreadablePicture, UnusablePhotos
 from engine.images import read_photo, write_jpeg
 from engine.inspection import judge
 from engine.profiles import MiniProfile
@@ -261,7 +262,10 @@ def test_the_whole_figure_runs_stops_and_resumes_to_the_same_subject(
 
         detector = property()  # type: ignore[assignment]
 
-    known = Subject.read(one, Blind("cpu"))
+    sorted(one.references.iterdir())[-1].write_bytes(b"")
+    known = Subject.read(one, Blind("cpu"))  # no photo is opened before it is looked at
+    with pytest.raises(UnreadablePicture):
+        _ = known.references[-1].rgb
     info = json.loads(one.info.read_text())
     two.info.write_text(json.dumps({name: value for name, value in info.items() if name != "found"}))
     searched = Subject.read(two, profile)
@@ -270,6 +274,7 @@ def test_the_whole_figure_runs_stops_and_resumes_to_the_same_subject(
         away = np.linalg.norm(ours.face.landmarks - theirs.face.landmarks, axis=1).mean()
         assert away < 0.03 * theirs.face.width  # the files were cropped and compressed
         assert profile.recogniser.likeness(ours.embedding, theirs.embedding) > 0.85
+        assert asdict(ours.traits) == pytest.approx(asdict(theirs.traits), rel=0.15, abs=0.15)
     assert known.digital_id.landmarks == pytest.approx(searched.digital_id.landmarks, abs=0.01)
     assert unbroken.usable == 5
     assert unbroken.steps == 4
