@@ -124,7 +124,7 @@ class Diffusion:
 
     def encode_text(self, prompts: Sequence[str]) -> torch.Tensor:
         """(n, tokens, width) in the UNet's type. Weights "(x:1.3)" and prompts beyond the context are understood."""
-        return encode(prompts, self.tokenizer, self.text_encoder).to(self.device, self.dtype)
+        return encode(prompts, self.tokenizer, self._text_states).to(self.device, self.dtype)
 
     def encode_image(self, rgbs: Sequence[Rgb]) -> torch.Tensor:
         """(n, channels, H / grid, W / grid) scaled latents, the posterior's mean, in the UNet's type."""
@@ -217,6 +217,17 @@ class Diffusion:
         key = ("noise", tuple(tuple(given.shape) for given in inputs), identity([self.unet, *networks]))
         return self.graphs.recorded(key, GuidedNoise(self.unet, networks, self.streams), *inputs), constants
 
+    def _text_states(self, ids: torch.Tensor) -> torch.Tensor:
+        """Recorded: twelve small layers take a fifth of the time that launching them one by one does."""
+        given = ids.to(_a_weight(self.text_encoder).device)
+        key = ("text", tuple(given.shape), identity([self.text_encoder]))
+
+        def function(own: torch.Tensor) -> torch.Tensor:
+            states: torch.Tensor = self.text_encoder(own)[0]
+            return states
+
+        return self.graphs.recorded(key, function, given)(given)
+
     @property
     def _residuals(self) -> int:
         """Of a ControlNet: one per skip of the UNet and the middle block's."""
@@ -272,9 +283,13 @@ def injection_factors(residuals: int, weight: float, soft: bool) -> list[float]:
 
 def overlaid(image: Rgb, picture: Rgb, blurred: Mask) -> Rgb:
     """`picture` over `image` by twice the blurred mask: full where it is at least a half, nothing where it is 0."""
-    weight = for_channels((np.rint(np.clip(2 * blurred, 0, 1) * 255) / 255).astype(np.float32))
-    mixed = np.rint(image + (picture.astype(np.float32) - image) * weight)
-    return np.where(weight > 0, mixed.astype(np.uint8), image)
+    x, y, width, height = cv2.boundingRect((blurred > 0).view(np.uint8))
+    seen = slice(y, y + height), slice(x, x + width)
+    weight = for_channels((np.rint(np.clip(2 * blurred[seen], 0, 1) * 255) / 255).astype(np.float32))
+    mixed = np.rint(image[seen] + (picture[seen].astype(np.float32) - image[seen]) * weight)
+    result = image.copy()
+    result[seen] = np.where(weight > 0, mixed.astype(np.uint8), image[seen])
+    return result
 
 
 def _blurred(request: InpaintRequest) -> Mask:

@@ -8,7 +8,7 @@ encoded one by one and laid end to end; weighted states keep the mean of the unw
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -69,14 +69,17 @@ def encode_chunks(pieces: Sequence[Chunk], encoder: CLIPTextModel) -> torch.Tens
     return torch.cat([_weighed(encoder(piece.ids)[0][0], piece) for piece in pieces])
 
 
-def encode(prompts: Sequence[str], tokenizer: CLIPTokenizer, encoder: CLIPTextModel) -> torch.Tensor:
-    """(n, chunks x context, width) hidden states; every prompt is given as many chunks as the longest one needs."""
+def encode(
+    prompts: Sequence[str], tokenizer: CLIPTokenizer, states_of: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """(n, chunks x context, width) hidden states; every prompt is given as many chunks as the longest one needs.
+    `states_of` makes hidden states (chunks, context, width) of ids (chunks, context), which are on the CPU."""
     each = [chunks(prompt, tokenizer) for prompt in prompts]
     most = max(len(own) for own in each)
     empty = _chunk([], tokenizer)
     pieces = [piece for own in each for piece in (*own, *[empty] * (most - len(own)))]
-    states = encoder(torch.cat([piece.ids for piece in pieces]).to(encoder.device))[0]
-    weighed = [_weighed(own, piece.to(encoder.device)) for own, piece in zip(states, pieces, strict=True)]
+    states = states_of(torch.cat([piece.ids for piece in pieces]))
+    weighed = [_weighed(own, piece.to(states.device)) for own, piece in zip(states, pieces, strict=True)]
     return torch.stack(weighed).reshape(len(prompts), -1, states.shape[-1])
 
 

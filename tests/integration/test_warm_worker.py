@@ -106,7 +106,7 @@ def test_after_it_was_made_ready_a_first_training_and_first_portraits_record_not
     run = renders(profile, expected, monkeypatch)
     made, step = list(profile.graphs.made), profile.step
     assert step is not None
-    # The autoencoder's two ways, a checkpoint's and the merged LoRA's renders, a first look's two passes, a portrait's,
+    # The autoencoder's two ways, prompts of two lengths, a checkpoint's and the merged LoRA's renders, a first look's two passes, a portrait's,
     # and the first pass of several candidates.
     assert len(made) == len(profile.graphs) == MOST - 6, "none is forgotten, and there is room for two other canvases"
 
@@ -133,7 +133,7 @@ def test_each_process_makes_ready_only_what_its_queue_needs(
     run = renders(painting, Expected(candidates=(1,)), monkeypatch)
     made = list(painting.graphs.made)
     assert painting.step is None
-    assert len(made) == 4, "the autoencoder's two ways and two passes"
+    assert len(made) == 5, "the autoencoder's two ways, the prompt and two passes"
     subject = tmp_path / "subject"
     (subject / "references").mkdir(parents=True)
     template = sorted((shared_data / "templates").glob("*.jpg"))[0]
