@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Recordings: the eleven at most that a worker makes at its start (engine/warm_up.py), and those of two canvases of other
-# sizes (group portraits, painted templates), three each.
+# Recordings: the eleven at most that a worker makes at its start (engine/warm_up.py), and those of two canvases of
+# other sizes (group portraits, painted templates), three each.
 MOST = 17
 WARM_UP = 2  # runs before recording: libraries choose algorithms and allocate in the first ones
 

@@ -106,8 +106,8 @@ def test_after_it_was_made_ready_a_first_training_and_first_portraits_record_not
     run = renders(profile, expected, monkeypatch)
     made, step = list(profile.graphs.made), profile.step
     assert step is not None
-    # The autoencoder's two ways, prompts of two lengths, a checkpoint's and the merged LoRA's renders, a first look's two passes, a portrait's,
-    # and the first pass of several candidates.
+    # The autoencoder's two ways, prompts of two lengths, a checkpoint's and the merged LoRA's renders, a first look's
+    # two passes, a portrait's, and the first pass of several candidates.
     assert len(made) == len(profile.graphs) == MOST - 6, "none is forgotten, and there is room for two other canvases"
 
     trained = run(training(tmp_path / "training"), tell)
