@@ -286,14 +286,15 @@ def _worked(steps: Steps, template: Rgb, seat: _Seat, faces: Sequence[Face]) -> 
         before = Look.of(piece.cut(template), piece.moved_face(face), profile)
     with steps.stage(Stage.FUSE):
         reference = steps.reference(before, subject)
-        fused = steps.fusion(before, reference, config.fusion_before, config.fusion_before_ratio)
-    rim_later = steps.beside.submit(Rim.of, before, fused)
 
     def fused_again(first: Look) -> tuple[Look, Look]:
         shifted = steps.colour_shift(first, before, config.color_shift_middle, with_lips=True)
         return shifted, steps.fusion(shifted, reference, config.fusion_after, config.fusion_after_ratio)
 
-    with steps.lora(loras, reference):
+    with steps.lora(loras, reference):  # as early as can be: a GPU puts it in while the CPU fuses
+        with steps.watch.timing(Stage.FUSE):
+            fused = steps.fusion(before, reference, config.fusion_before, config.fusion_before_ratio)
+        rim_later = steps.beside.submit(Rim.of, before, fused)
         firsts = steps.first_diffusion(fused, subject)
         with steps.stage(Stage.SECOND_FUSION):
             again = steps.each(fused_again, firsts)
