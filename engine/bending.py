@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import RBFInterpolator
 
 from engine.errors import FusionFailed
+from engine.images import smooth_step
 from engine.types import Points, Rgb
 
 Plane = NDArray[np.float32]
@@ -57,8 +58,7 @@ def bent(below: Plane, own: Points, goal: Points) -> Plane:
     nodes, grid = nodes_over(below.shape)
     moved = spline(goal, own - goal, nodes)
     outside = _distance(nodes, cv2.convexHull(goal)[:, 0])
-    fade = np.clip(1 - outside / (REACH * face_width(goal)), 0, 1)
-    fade = fade * fade * (3 - 2 * fade)
+    fade = smooth_step(1 - outside / (REACH * face_width(goal)))
     return sampled(below, dense(nodes + moved * fade[:, None].astype(np.float32), grid, below.shape))
 
 

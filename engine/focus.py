@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from engine.bending import face_width
 from engine.images import for_channels
-from engine.skin import skin_likeness
+from engine.skin import hull, skin_likeness
 from engine.types import Mask, Points
 
 Plane = NDArray[np.float32]
@@ -43,7 +43,7 @@ def edge_blur(rgb: Plane, landmarks: Points) -> float:
     again = AGAIN * face_width(landmarks)
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
     slope, lower = _slope(grey), _slope(cv2.GaussianBlur(grey, (0, 0), again))
-    where = _hull(landmarks[FEATURES], grey.shape) > 0
+    where = hull(landmarks[FEATURES], grey.shape) > 0
     if not where.any():
         return 0.0
     edges = where & (slope >= np.quantile(slope[where], EDGES)) & (slope > 1e-4)
@@ -58,7 +58,7 @@ def _smooth_as(face: Plane, template: Plane, landmarks: Points) -> Plane:
     radius = FINE * face_width(landmarks)
     skin, other = skin_likeness(lab, landmarks), skin_likeness(wanted, landmarks)
     features = cv2.GaussianBlur(_features(landmarks, skin.shape, radius), (0, 0), 2 * radius)
-    inside = _hull(landmarks, skin.shape) * (1 - features)
+    inside = hull(landmarks, skin.shape) * (1 - features)
     texture, smoother = (cv2.GaussianBlur(v, (0, 0), radius) for v in (lab, wanted))
     texture, smoother = lab - texture, wanted - smoother
     most = _strength(smoother[..., 0], other * inside) / max(_strength(texture[..., 0], skin * inside), 1e-3)
@@ -70,7 +70,7 @@ def _smooth_as(face: Plane, template: Plane, landmarks: Points) -> Plane:
 def _features(landmarks: Points, shape: tuple[int, ...], margin: float) -> Mask:
     mask = np.zeros(shape[:2], np.float32)
     for part in (slice(17, 22), slice(22, 27), slice(36, 42), slice(42, 48), slice(48, 60)):
-        mask = np.maximum(mask, _hull(landmarks[part], shape))
+        mask = np.maximum(mask, hull(landmarks[part], shape))
     size = 2 * int(2 * margin) + 1
     return cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)))
 
@@ -84,9 +84,3 @@ def _strength(texture: Plane, where: Mask) -> float:
 def _slope(grey: Plane) -> Plane:
     slope = cv2.magnitude(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
     return np.asarray(slope / 8, np.float32)
-
-
-def _hull(points: Points, shape: tuple[int, ...]) -> Mask:
-    mask = np.zeros(shape[:2], np.float32)
-    cv2.fillConvexPoly(mask, cv2.convexHull(np.round(points).astype(np.int32)), 1.0)
-    return mask

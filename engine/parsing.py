@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from engine.images import clip_box
-from engine.skin import skin_likeness
+from engine.skin import hull, skin_likeness
 from engine.types import Face, Mask, Points, Rgb
 
 SPECK = 0.012  # of the face's width: what is narrower is a wrinkle or a mole
@@ -48,13 +48,15 @@ def parse_by_landmarks(rgb: Rgb, face: Face) -> FaceParts:
     rows, columns = window = around(outline, 0.05 * face.width, rgb.shape)  # only there is anything but 0
     origin = np.array([columns.start, rows.start], np.float32)
     piece, p = rgb[window], face.landmarks - origin
-    whole = _hull(piece, outline - origin)
-    eyes = np.maximum(_hull(piece, p[36:42]), _hull(piece, p[42:48]))
-    brows = np.maximum(_hull(piece, p[17:22]), _hull(piece, p[22:27]))
-    lips = _hull(piece, p[48:60])
+    whole = hull(outline - origin, piece.shape)
+    eyes = np.maximum(hull(p[36:42], piece.shape), hull(p[42:48], piece.shape))
+    brows = np.maximum(hull(p[17:22], piece.shape), hull(p[22:27], piece.shape))
+    lips = hull(p[48:60], piece.shape)
     features = grown(np.maximum(np.maximum(eyes, brows), lips), 0.03 * face.width)
     skin = whole * (1 - features) * (_skin(piece, p) > 0.5)
-    return FaceParts(*(_laid_in(part, window, rgb.shape) for part in (whole, eyes, lips, _hull(piece, p[27:36]), skin)))
+    return FaceParts(
+        *(_laid_in(part, window, rgb.shape) for part in (whole, eyes, lips, hull(p[27:36], piece.shape), skin))
+    )
 
 
 def skin_of(rgb: Rgb, face: Face) -> Mask:
@@ -87,7 +89,7 @@ def hidden(rgb: Rgb, face: Face, where: Mask) -> Mask:
     room = 2 * (SPECK + AROUND_HAIR) * face.width + 4  # from farther away nothing reaches in
     rows, columns = window = around(np.concatenate([face.landmarks, wanted]), room, rgb.shape)
     piece, p = rgb[window], face.landmarks - np.array([columns.start, rows.start], np.float32)
-    features = np.maximum(_hull(piece, p[17:48]), _hull(piece, np.concatenate([p[2:15], p[31:36]])))
+    features = np.maximum(hull(p[17:48], piece.shape), hull(np.concatenate([p[2:15], p[31:36]]), piece.shape))
     strange = (1 - features) * (_skin(piece, p) < 0.5)
     thin, beyond = SPECK * face.width / 2, AROUND_HAIR * face.width
     in_front = grown(grown(grown(strange, -thin), thin), beyond) * (1 - features)
@@ -126,10 +128,4 @@ def _skin(rgb: Rgb, landmarks: Points) -> Mask:
 def _laid_in(part: Mask, window: tuple[slice, slice], shape: tuple[int, ...]) -> Mask:
     mask = np.zeros(shape[:2], np.float32)
     mask[window] = part
-    return mask
-
-
-def _hull(rgb: Rgb, points: Points) -> Mask:
-    mask = np.zeros(rgb.shape[:2], np.float32)
-    cv2.fillConvexPoly(mask, cv2.convexHull(np.round(points).astype(np.int32)), 1.0)
     return mask

@@ -51,9 +51,9 @@ def share_inside(mask: Mask, points: Points) -> float:
 
 
 def hull(points: Points, shape: tuple[int, ...]) -> Mask:
-    """(H, W) 1 inside the hull of `points`, with a smooth edge."""
+    """(H, W) 1 inside the hull of `points`, 0 outside."""
     mask = np.zeros(shape[:2], np.float32)
-    cv2.fillConvexPoly(mask, cv2.convexHull(np.round(points).astype(np.int32)), 1.0, cv2.LINE_AA)
+    cv2.fillConvexPoly(mask, cv2.convexHull(np.round(points).astype(np.int32)), 1.0)
     return mask
 
 

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from engine.crop import Crop
+from engine.images import smooth_step
 from engine.parsing import FaceParts
 from engine.types import Face, Mask, Rgb
 
@@ -21,10 +22,10 @@ def edit_mask(before: FaceParts, after: FaceParts, face: Face, others: Sequence[
     What fusion bends around the face and what both diffusions paint lies within; the `others` in the template do not.
     """
     distance = _distance(np.maximum(before.face, after.face)) / face.width
-    fade = np.clip((REACH[1] - distance) / (REACH[1] - REACH[0]), 0, 1)
+    fade = (REACH[1] - distance) / (REACH[1] - REACH[0])
     for other in others:
-        fade = np.minimum(fade, np.clip(_distance(other.face) / face.width / NEIGHBOUR - 1, 0, 1))
-    return (fade * fade * (3 - 2 * fade)).astype(np.float32)
+        fade = np.minimum(fade, _distance(other.face) / face.width / NEIGHBOUR - 1)
+    return smooth_step(fade).astype(np.float32, copy=False)
 
 
 def _distance(mask: Mask) -> Mask:
