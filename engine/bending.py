@@ -7,16 +7,16 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import RBFInterpolator
 
 from engine.errors import FusionFailed
-from engine.images import smooth_step
+from engine.images import as_bytes, as_floats, smooth_step
 from engine.types import Points, Rgb
 
 Plane = NDArray[np.float32]
 
 GRID = 56  # nodes along the longer side of a warp; between them it is interpolated
 REACH = 0.45  # a picture is bent up to this share of the face width beyond the face
+AT_ONCE = 384  # nodes of a spline: what is worked out of them stays near the processor
 STIFFNESS = 1e-4  # smoothing of the splines
 
 
@@ -45,21 +45,23 @@ class Patch:
         return origin
 
     def cut(self, rgb: Rgb) -> Plane:
-        return rgb[self.top : self.bottom, self.left : self.right].astype(np.float32) / np.float32(255)
+        return as_floats(rgb[self.top : self.bottom, self.left : self.right])
 
     def put(self, rgb: Rgb, patch: Plane) -> Rgb:
+        """`patch` is used up."""
         result = rgb.copy()
-        result[self.top : self.bottom, self.left : self.right] = np.rint(np.clip(patch, 0, 1) * 255)
+        result[self.top : self.bottom, self.left : self.right] = as_bytes(patch)
         return result
 
 
 def bent(below: Plane, own: Points, goal: Points) -> Plane:
     """A picture with its face's points moved from `own` to `goal`; the movement fades out around the face."""
     nodes, grid = nodes_over(below.shape)
-    moved = spline(goal, own - goal, nodes)
     outside = _distance(nodes, cv2.convexHull(goal)[:, 0])
-    fade = smooth_step(1 - outside / (REACH * face_width(goal)))
-    return sampled(below, dense(nodes + moved * fade[:, None].astype(np.float32), grid, below.shape))
+    fade = smooth_step(1 - outside / (REACH * face_width(goal))).astype(np.float32, copy=False)
+    moves = fade > 0
+    nodes[moves] += spline(goal, own - goal, nodes[moves]) * fade[moves, None]
+    return sampled(below, dense(nodes, grid, below.shape))
 
 
 def _distance(points: Points, hull: Points) -> NDArray[np.float32]:
@@ -93,13 +95,31 @@ def dense(nodes: Plane, grid: tuple[int, int], shape: tuple[int, ...]) -> Plane:
 
 def spline(at: Points, values: Points, nodes: Points, stiffness: float = STIFFNESS) -> Plane:
     """Thin plate spline through nearly all of `values` at `at` (a little smoothing bears landmark noise)."""
-    size = np.ptp(at, axis=0).max()
-    fitted = RBFInterpolator(at / size, values / size, kernel="thin_plate_spline", smoothing=stiffness)
-    return (fitted(nodes / size) * size).astype(np.float32)
+    size, count = np.ptp(at, axis=0).max(), len(at)
+    places, wanted, asked = ((each / size).astype(np.float64) for each in (at, values, nodes))
+    system = np.zeros((count + 3, count + 3))
+    system[:count, :count] = _kernel(places, places) + stiffness * np.eye(count)
+    system[:count, count], system[:count, count + 1 :] = 1, places
+    system[count:, :count] = system[:count, count:].T
+    weights = np.linalg.solve(system, np.concatenate([wanted, np.zeros((3, 2))]))
+    parts = (asked[first : first + AT_ONCE] for first in range(0, len(asked), AT_ONCE))
+    result = np.concatenate([_kernel(part, places) @ weights[:count] for part in parts])
+    result += weights[count] + asked @ weights[count + 1 :]
+    return (result * size).astype(np.float32)
+
+
+def _kernel(points: NDArray[np.float64], places: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n, m) r² log r of the distances r from `points` (n, 2) to `places` (m, 2)."""
+    squared = np.square(np.subtract.outer(points[:, 0], places[:, 0]))
+    squared += np.square(np.subtract.outer(points[:, 1], places[:, 1]))
+    kernel = np.log(np.maximum(squared, 1e-300))
+    kernel *= squared
+    kernel /= 2
+    return kernel
 
 
 def sampled(picture: Plane, where: Plane) -> Plane:
-    return cv2.remap(picture, where[..., 0], where[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.remap(picture, where, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
 
 
 def bent_to(rgb: Rgb, own: Points, goal: Points) -> Rgb:

@@ -128,6 +128,25 @@ def clip_box(box: Box, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
     return left, top, max(left + 1, min(round(box[2]), width)), max(top + 1, min(round(box[3]), height))
 
 
+def as_floats(rgb: Rgb) -> NDArray[np.float32]:
+    """The same picture in 0..1, in memory of its own."""
+    floats = rgb.astype(np.float32)
+    floats /= np.float32(255)
+    return floats
+
+
+def in_lab(rgb: Rgb) -> NDArray[np.float32]:
+    """(H, W, 3) in CIE Lab: L of 0..100."""
+    return np.asarray(cv2.cvtColor(as_floats(rgb), cv2.COLOR_RGB2LAB), np.float32)
+
+
+def as_bytes(floats: NDArray[np.float32]) -> Rgb:
+    """A picture of 0..1, rounded, what lies beyond cut off. `floats` is used up."""
+    np.clip(floats, 0, 1, out=floats)
+    floats *= 255
+    return np.rint(floats, out=floats).astype(np.uint8)
+
+
 def for_channels(plane: Mask, channels: int = 3) -> NDArray[np.float32]:
     """(H, W, channels) `plane` once for each: NumPy multiplies by it far faster than by `plane[..., None]`."""
     repeated: NDArray[np.float32] = cv2.merge([plane] * channels).reshape(*plane.shape, channels)
@@ -137,7 +156,11 @@ def for_channels(plane: Mask, channels: int = 3) -> NDArray[np.float32]:
 def smooth_step(ramp: Mask) -> Mask:
     """0 up to 0, 1 from 1 on, without a kink at either end."""
     ramp = np.clip(ramp, 0, 1)
-    return ramp * ramp * (3 - 2 * ramp)
+    rise = ramp * ramp
+    ramp *= -2
+    ramp += 3
+    rise *= ramp
+    return rise
 
 
 def feather(mask: Mask, radius: float) -> Mask:
