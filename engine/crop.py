@@ -18,6 +18,7 @@ from engine.mini.chip import chip_matrix, five_points
 from engine.types import Face, Mask, Matrix, Points, Rgb
 
 Plane = NDArray[np.float32]  # (H, W) or (H, W, C)
+Window = tuple[slice, slice]  # rows and columns
 
 
 @dataclass(frozen=True)
@@ -63,14 +64,25 @@ class Crop:
         box = (float(left), float(top), float(right), float(bottom))
         return Face(box, self.to_canvas(face.points), self.to_canvas(face.landmarks), face.score, face.pose)
 
-    def lift(self, values: Plane, shape: tuple[int, ...]) -> Plane:
-        """Canvas values (float32, signed is fine) in the frame of a picture of `shape`; 0 beyond the canvas."""
-        lifted = np.zeros((*shape[:2], *values.shape[2:]), np.float32)
-        if place := self._place(shape):
-            lifted[place] = values
-        else:
-            window = self._shown(shape)
-            lifted[window] = self._lifted(values, window)
+    def lift(self, values: Plane, shape: tuple[int, ...], window: Window | None = None) -> Plane:
+        """Canvas values (float32, signed is fine) in the frame of a picture of `shape`; 0 beyond the canvas. Only the
+        rows and columns `window` of it where that is given."""
+        rows, columns = window or (slice(0, shape[0]), slice(0, shape[1]))
+        lifted = np.zeros((rows.stop - rows.start, columns.stop - columns.start, *values.shape[2:]), np.float32)
+        place = self._place(shape)
+        seen = place or self._shown(shape)
+        top, bottom = max(rows.start, seen[0].start), min(rows.stop, seen[0].stop)
+        left, right = max(columns.start, seen[1].start), min(columns.stop, seen[1].stop)
+        if top < bottom and left < right:
+            if place:
+                there = values[
+                    top - place[0].start : bottom - place[0].start, left - place[1].start : right - place[1].start
+                ]
+            else:  # from the first column on that shows anything: OpenCV rounds each column's place from there
+                there = self._lifted(values, (slice(top, bottom), slice(seen[1].start, right)))[
+                    :, left - seen[1].start :
+                ]
+            lifted[top - rows.start : bottom - rows.start, left - columns.start : right - columns.start] = there
         return lifted
 
     def paste(self, picture: Rgb, canvas: Rgb, mask: Mask) -> Rgb:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.images import clip_box, grow_box, resized
+from engine.images import clip_box, grow_box, in_lab, resized
 from engine.skin import cheeks
 from engine.types import Face, Points, Rgb
 
@@ -42,7 +42,7 @@ def visibility(rgb: Rgb, face: Face) -> Visibility:
     size = max(2, round((right - left) * scale)), max(2, round((bottom - top) * scale))
     points = (face.landmarks - (left, top)) * scale
     piece = resized(np.ascontiguousarray(rgb[top:bottom, left:right]), size)
-    lab: Lab = cv2.cvtColor(piece.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    lab: Lab = in_lab(piece)
     cheek = lab[cheeks(lab.shape, points)]
     light = max(float(np.median(cheek[:, 0])) if len(cheek) else 60.0, 1.0)
     eyes = [_inside(lab, _scaled(points[side], 1.6))[:, 0] for side in (slice(36, 42), slice(42, 48))]

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil, floor
 
 import cv2
 import numpy as np
 
-from engine.images import clip_box
+from engine.images import clip_box, in_lab
 from engine.skin import hull, skin_likeness
 from engine.types import Face, Mask, Points, Rgb
 
@@ -24,18 +25,77 @@ ABOVE_BROWS = 0.15  # of the distance from lips to brows: where brows end
 FOREHEAD = 0.35  # how far the face goes on above the brows, of the distance from lips to brows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FaceParts:
-    """Masks (H, W) of 0 and 1 in the picture's frame.
+    """Masks (H, W) of 0 and 1 in the frame of `rgb`, drawn from `landmarks` when they are first asked for: most pictures
+    on the way to a portrait are asked for one or two."""
 
-    `skin` is what of `face` has the colour of its cheeks: no eyes, brows, lips, beard, glasses or hair in front of it.
-    """
+    rgb: Rgb
+    landmarks: Points
+    width: float  # of the face's box, px
 
-    face: Mask
-    eyes: Mask
-    lips: Mask
-    nose: Mask
-    skin: Mask
+    @cached_property
+    def face(self) -> Mask:
+        return self._laid_in(self._whole)
+
+    @cached_property
+    def eyes(self) -> Mask:
+        return self._laid_in(self._eyes)
+
+    @cached_property
+    def lips(self) -> Mask:
+        return self._laid_in(self._lips)
+
+    @cached_property
+    def nose(self) -> Mask:
+        return self._laid_in(self._hull(self._points[27:36]))
+
+    @cached_property
+    def skin(self) -> Mask:
+        """What of `face` has the colour of its cheeks: no eyes, brows, lips, beard, glasses or hair in front of it."""
+        p = self._points
+        brows = np.maximum(self._hull(p[17:22]), self._hull(p[22:27]))
+        features = np.maximum(np.maximum(self._eyes, brows), self._lips)
+        skin = self._whole * (1 - grown(features, 0.03 * self.width))
+        return self._laid_in(skin * (_skin(self.rgb[self._window], p) > 0.5))
+
+    @cached_property
+    def _outline(self) -> Points:
+        p = self.landmarks
+        return np.concatenate([p[0:27], p[17:27] + (p[17:27].mean(0) - p[48:60].mean(0)) * FOREHEAD])
+
+    @cached_property
+    def _window(self) -> tuple[slice, slice]:
+        """Rows and columns beyond which everything is 0."""
+        return around(self._outline, 0.05 * self.width, self.rgb.shape)
+
+    @cached_property
+    def _origin(self) -> Points:
+        rows, columns = self._window
+        return np.array([columns.start, rows.start], np.float32)
+
+    @cached_property
+    def _points(self) -> Points:
+        return self.landmarks - self._origin
+
+    @cached_property
+    def _whole(self) -> Mask:
+        return self._hull(self._outline - self._origin)
+
+    @cached_property
+    def _eyes(self) -> Mask:
+        return np.maximum(self._hull(self._points[36:42]), self._hull(self._points[42:48]))
+
+    @cached_property
+    def _lips(self) -> Mask:
+        return self._hull(self._points[48:60])
+
+    def _hull(self, points: Points) -> Mask:
+        rows, columns = self._window
+        return hull(points, (rows.stop - rows.start, columns.stop - columns.start))
+
+    def _laid_in(self, part: Mask) -> Mask:
+        return _laid_in(part, self._window, self.rgb.shape)
 
 
 Parser = Callable[[Rgb, Face], FaceParts]
@@ -43,20 +103,7 @@ Parser = Callable[[Rgb, Face], FaceParts]
 
 def parse_by_landmarks(rgb: Rgb, face: Face) -> FaceParts:
     """The parts of `face`, a face of `rgb`."""
-    up = (face.landmarks[17:27].mean(0) - face.landmarks[48:60].mean(0)) * FOREHEAD
-    outline = np.concatenate([face.landmarks[0:27], face.landmarks[17:27] + up])
-    rows, columns = window = around(outline, 0.05 * face.width, rgb.shape)  # only there is anything but 0
-    origin = np.array([columns.start, rows.start], np.float32)
-    piece, p = rgb[window], face.landmarks - origin
-    whole = hull(outline - origin, piece.shape)
-    eyes = np.maximum(hull(p[36:42], piece.shape), hull(p[42:48], piece.shape))
-    brows = np.maximum(hull(p[17:22], piece.shape), hull(p[22:27], piece.shape))
-    lips = hull(p[48:60], piece.shape)
-    features = grown(np.maximum(np.maximum(eyes, brows), lips), 0.03 * face.width)
-    skin = whole * (1 - features) * (_skin(piece, p) > 0.5)
-    return FaceParts(
-        *(_laid_in(part, window, rgb.shape) for part in (whole, eyes, lips, hull(p[27:36], piece.shape), skin))
-    )
+    return FaceParts(rgb, face.landmarks, face.width)
 
 
 def skin_of(rgb: Rgb, face: Face) -> Mask:
@@ -74,7 +121,8 @@ def around(points: Points, room: float, shape: tuple[int, ...]) -> tuple[slice, 
 def around_mask(mask: Mask, room: int) -> tuple[slice, slice]:
     """Rows and columns that hold all of `mask` that is not 0, and `room` pixels around."""
     x, y, width, height = cv2.boundingRect((mask != 0).view(np.uint8))
-    return slice(max(0, y - room), y + height + room), slice(max(0, x - room), x + width + room)
+    bottom, right = min(y + height + room, mask.shape[0]), min(x + width + room, mask.shape[1])
+    return slice(max(0, y - room), bottom), slice(max(0, x - room), right)
 
 
 def hidden(rgb: Rgb, face: Face, where: Mask) -> Mask:
@@ -122,7 +170,7 @@ def closed(mask: Mask, by: float) -> Mask:
 
 
 def _skin(rgb: Rgb, landmarks: Points) -> Mask:
-    return skin_likeness(cv2.cvtColor(rgb.astype(np.float32) / 255, cv2.COLOR_RGB2LAB), landmarks)
+    return skin_likeness(in_lab(rgb), landmarks)
 
 
 def _laid_in(part: Mask, window: tuple[slice, slice], shape: tuple[int, ...]) -> Mask:

@@ -17,7 +17,10 @@ NEAR, FAR = 1.6, 2.6  # deviations from the cheeks' colours: skin up to the firs
 
 def skin_likeness(lab: NDArray[np.float32], landmarks: Points) -> Mask:
     """(H, W) 0..1 for a picture in Lab (floats, L 0..100) with a face's 68 points; 1 everywhere if no cheek is seen."""
-    sample = lab[cheeks(lab.shape, landmarks)]
+    where = cheeks(lab.shape, landmarks)
+    x, y, width, height = cv2.boundingRect(where.view(np.uint8))
+    seen = slice(y, y + height), slice(x, x + width)
+    sample = lab[seen][where[seen]]
     if len(sample) < 20:
         return np.ones(lab.shape[:2], np.float32)
     middle = np.median(sample, 0)

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from math import ceil
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.config import FewStepLora
 from engine.crop import Crop
 from engine.images import for_channels
-from engine.parsing import FaceParts, closed, grown
+from engine.parsing import FaceParts, around_mask, closed, grown
 from engine.types import Face, Mask, Rgb
 
 if TYPE_CHECKING:
@@ -96,13 +99,33 @@ class Canvas:
         return Canvas(picture, mask, crop, request)
 
     def weight(self, painting: Painting) -> Mask:
-        """How much of a change counts at each pixel of the picture."""
-        return _fading_inwards(self.mask, self.crop) * _seen(self.picture, painting.unchanged, self.crop)
+        """How much of a change counts at each pixel of the picture, where the mask is not 0: `_changed`."""
+        radius = max(0.5, 0.5 / self.crop.scale)  # grain is no loss: the picture keeps its own
+        wide = around_mask(self.mask, 2 * ceil(4 * radius + 2))  # what both blurs look at
+        inner = tuple(
+            slice(part.start - whole.start, part.stop - whole.start)
+            for part, whole in zip(self._changed, wide, strict=True)
+        )
+        shown = self.crop.lift(painting.unchanged.astype(np.float32), self.picture.shape, wide)
+        weight = _seen(self.picture[wide], shown, radius)[inner]
+        weight *= _fading_inwards(self.mask[wide], self.crop)[inner]
+        return weight
 
     def back(self, result: Rgb, painting: Painting, weight: Mask) -> Rgb:
         """The picture with the change that `result`, one of the painting's pictures, makes."""
-        change = self.crop.lift(result.astype(np.float32) - painting.unchanged, self.picture.shape)
-        return np.clip(np.rint(self.picture + change * for_channels(weight)), 0, 255).astype(np.uint8)
+        where = self._changed
+        change = self.crop.lift(result.astype(np.float32) - painting.unchanged, self.picture.shape, where)
+        change *= for_channels(weight)
+        change += self.picture[where]
+        np.rint(change, out=change)
+        picture = self.picture.copy()
+        picture[where] = np.clip(change, 0, 255, out=change)
+        return picture
+
+    @cached_property
+    def _changed(self) -> tuple[slice, slice]:
+        """Rows and columns beyond which the picture stays as it is."""
+        return around_mask(self.mask, 0)
 
 
 def painted(canvas: Canvas, diffusion: Diffusion, on_step: Callable[[int, int], None]) -> list[Rgb]:
@@ -118,12 +141,16 @@ def _fading_inwards(mask: Mask, crop: Crop) -> Mask:
     return np.clip(inside * crop.scale / FADE, 0, 1)
 
 
-def _seen(picture: Rgb, unchanged: Rgb, crop: Crop) -> Mask:
-    """1 where the enlarged `unchanged` canvas shows what `picture` has there, 0 where that is finer than the canvas."""
-    radius = max(0.5, 0.5 / crop.scale)  # grain is no loss: the picture keeps its own
-    shown = crop.lift(unchanged.astype(np.float32), picture.shape)
-    red, green, blue = cv2.split(np.abs(cv2.GaussianBlur(shown - picture, (0, 0), radius)))
-    missing = np.maximum(np.maximum(red, green), blue)  # NumPy's maximum over three neighbours is slow
+def _seen(picture: Rgb, shown: NDArray[np.float32], radius: float) -> Mask:
+    """1 where `shown`, an enlarged canvas (used up), is what `picture` has there, 0 where that is finer than the
+    canvas. What is finer than `radius` is not compared."""
+    shown -= picture
+    away = cv2.GaussianBlur(shown, (0, 0), radius)
+    red, green, blue = cv2.split(np.abs(away, out=away))
+    missing = np.maximum(
+        np.maximum(red, green, out=red), blue, out=red
+    )  # NumPy's maximum over three neighbours is slow
     low, high = UNSEEN
-    trust = np.clip((high - missing) / (high - low), 0, 1)
-    return cv2.GaussianBlur(trust.astype(np.float32), (0, 0), radius)
+    trust = np.subtract(high, missing, out=missing)
+    trust /= high - low
+    return np.asarray(cv2.GaussianBlur(np.clip(trust, 0, 1, out=trust), (0, 0), radius), np.float32)
