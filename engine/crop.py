@@ -13,12 +13,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.images import clip_box, for_channels, grow_box
+from engine.images import Window, clip_box, for_channels, grow_box
 from engine.mini.chip import chip_matrix, five_points
 from engine.types import Face, Mask, Matrix, Points, Rgb
 
 Plane = NDArray[np.float32]  # (H, W) or (H, W, C)
-Window = tuple[slice, slice]  # rows and columns
 
 
 @dataclass(frozen=True)

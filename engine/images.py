@@ -26,6 +26,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF")
 STILLS = ("MPO", "HEIF")  # may hold several pictures (MPO: a phone's JPEG with its depth map); the first one counts
 JPEG_QUALITY = 95
 
+Window = tuple[slice, slice]  # rows and columns of a picture
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from engine import metrics
 from engine.bending import bent_to
 from engine.crop import Crop
-from engine.images import clip_box, grow_box
+from engine.images import Window, clip_box, grow_box
 from engine.parsing import FaceParts, around, skin_of
 from engine.profiles import Profile
 from engine.stages import fuse, harmonise
@@ -74,8 +74,10 @@ class Rim:
     @staticmethod
     def of(before: Look, fused: Look) -> Rim:
         template = bent_to(before.rgb, before.face.landmarks, fused.face.landmarks)
-        skin = np.minimum(skin_of(template, fused.face), skin_of(fused.rgb, fused.face))
-        return Rim(template, fused.parts.face, skin)
+        mask = fused.parts.face
+        seen, skin = _around_rim(mask), np.zeros_like(mask)
+        skin[seen] = np.minimum(*(skin_of(rgb, fused.face, seen) for rgb in (template, fused.rgb)))
+        return Rim(template, mask, skin)
 
     def seam(self, rgb: Rgb) -> float:
         own, counts = self._steps
@@ -86,16 +88,14 @@ class Rim:
 
     def matched(self, rgb: Rgb, face: Face) -> Rgb:
         rows, columns = seen = self._seen
-        there = replace(face, landmarks=face.landmarks - np.array([columns.start, rows.start], np.float32))
-        piece, own_skin = rgb[seen], skin_of(rgb[seen], there)
+        (own, _), there = self._steps, face.landmarks - np.array([columns.start, rows.start], np.float32)
+        own_skin = skin_of(rgb[seen], replace(face, landmarks=there))
         result = rgb.copy()
-        result[seen] = harmonise.rim_matched(
-            piece, self.template[seen], self.face[seen], self.skin[seen], own_skin, face.width
-        )
+        result[seen] = harmonise.rim_matched(rgb[seen], self._ring, own, self.skin[seen], own_skin, face.width)
         return result
 
     @cached_property
-    def _steps(self) -> tuple[NDArray[np.float32], Mask]:
+    def _steps(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The template's own, and how much each counts: the same for all pictures that are measured against it."""
         return self._ring.steps(self.template[self._seen]), self._ring.weight(self.skin[self._seen])
 
@@ -104,11 +104,15 @@ class Rim:
         return metrics.Ring.of(self.face[self._seen])
 
     @cached_property
-    def _seen(self) -> tuple[slice, slice]:
-        """Rows and columns beyond which nothing is looked at: no blur of either measure reaches farther."""
-        x, y, width, height = cv2.boundingRect((self.face > 0.5).astype(np.uint8))
-        corners = np.array([[x, y], [x + width, y + height]], np.float32)
-        return around(corners, RIM_ROOM * max(width, 1), self.face.shape)
+    def _seen(self) -> Window:
+        return _around_rim(self.face)
+
+
+def _around_rim(face: Mask) -> Window:
+    """Rows and columns beyond which nothing is looked at: no blur of either measure reaches farther."""
+    x, y, width, height = cv2.boundingRect((face > 0.5).view(np.uint8))
+    corners = np.array([[x, y], [x + width, y + height]], np.float32)
+    return around(corners, RIM_ROOM * max(width, 1), face.shape)
 
 
 @dataclass(frozen=True)

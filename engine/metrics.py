@@ -8,8 +8,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.images import for_channels
+from engine.images import for_channels, in_lab
 from engine.types import Mask, Rgb
+
+Places = tuple[NDArray[np.intp], ...]  # rows and columns of pixels
 
 RING = 0.02  # width of the ring on either side of the mask's edge, share of the mask's width
 
@@ -19,37 +21,49 @@ class Ring:
     """The edge of a mask and a small ring on either side of it, over which colours are compared. What depends on the
     mask alone is worked out once for all pictures and skins."""
 
-    edge: Mask
+    inside: Mask  # 0 and 1
     width: float  # of either side: the blur's sigma, px
-    sides: tuple[Mask, Mask]  # inside and outside
-    share: tuple[Mask, Mask]  # of the neighbourhood that each of them is
+    edge: Places  # n pixels: those around the inside that touch it
+    share: tuple[NDArray[np.float32], NDArray[np.float32]]  # (n,) of an edge pixel's neighbourhood: inside, outside
+    insides: NDArray[np.float32]  # (H, W, 3) `inside`
 
     @staticmethod
     def of(mask: Mask) -> Ring:
         inside = (mask > 0.5).astype(np.float32)
         width = max(1.0, RING * float((mask > 0.5).any(0).sum()))
-        sides = inside, 1 - inside
-        inner, outer = (np.maximum(cv2.GaussianBlur(side, (0, 0), width), 1e-6) for side in sides)
-        return Ring(cv2.dilate(inside, np.ones((3, 3))) - inside, width, sides, (inner, outer))
+        edge = np.nonzero(cv2.dilate(inside, np.ones((3, 3))) > inside)
+        inner, outer = (np.maximum(cv2.GaussianBlur(side, (0, 0), width)[edge], 1e-6) for side in (inside, 1 - inside))
+        return Ring(inside, width, edge, (inner, outer), for_channels(inside))
 
     def steps(self, rgb: Rgb) -> NDArray[np.float32]:
-        """(H, W, 3) the colour inside the edge minus that outside, over a small ring, in Lab."""
-        inner, outer = self._means(cv2.cvtColor(rgb.astype(np.float32) / 255, cv2.COLOR_RGB2LAB))
+        """(n, 3) at each pixel of the edge: the colour inside minus that outside, over a small ring, in Lab."""
+        return self.steps_in(in_lab(rgb))
+
+    def steps_in(self, lab: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The same of a picture in Lab."""
+        inner, outer = self._means(lab, self.insides)
         return inner - outer
 
-    def weight(self, skin: Mask) -> Mask:
-        """(H, W) how much the step at each pixel counts: on the edge, where `skin` runs across it."""
-        inner, outer = self._means(skin)
-        return self.edge * np.minimum(inner, outer)
+    def weight(self, skin: Mask) -> NDArray[np.float32]:
+        """(n,) how much the step at each pixel of the edge counts: where `skin` runs across it."""
+        return np.minimum(*self._means(skin, self.inside))
 
-    def _means(self, values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Of (H, W) or (H, W, 3), over the small ring inside the edge and over the one outside."""
-        each = for_channels if values.ndim == 3 else np.asarray
-        inner, outer = (
-            cv2.GaussianBlur(values * each(side), (0, 0), self.width) / each(share)
-            for side, share in zip(self.sides, self.share, strict=True)
-        )
-        return inner, outer
+    def laid_out(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(H, W) or (H, W, 3): `values` of the edge's pixels where they lie, 0 elsewhere."""
+        plane = np.zeros((*self.inside.shape, *values.shape[1:]), np.float32)
+        plane[self.edge] = values
+        return plane
+
+    def _means(
+        self, values: NDArray[np.float32], inside: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """At the edge's pixels, over the small ring inside and over the one outside."""
+        within = values * inside
+        inner = cv2.GaussianBlur(within, (0, 0), self.width)[self.edge]
+        beyond = np.subtract(values, within, out=within)
+        outer = cv2.GaussianBlur(beyond, (0, 0), self.width)[self.edge]
+        across = (slice(None), *(None,) * (values.ndim - 2))
+        return inner / self.share[0][across], outer / self.share[1][across]
 
 
 def seam(rgb: Rgb, template: Rgb, mask: Mask, skin: Mask) -> float:
@@ -70,15 +84,19 @@ def natural_step(template: Rgb, mask: Mask, skin: Mask) -> float:
     return mean_step(ring.steps(template), ring.weight(skin))
 
 
-def mean_step(added: NDArray[np.float32], counts: Mask) -> float:
-    """Of (H, W, 3) differences between steps, in CIE76 ΔE."""
-    return float((lengths(added) * counts).sum() / max(float(counts.sum()), 1e-6))
+def mean_step(added: NDArray[np.float32], counts: NDArray[np.float32]) -> float:
+    """Of (n, 3) differences between steps, in CIE76 ΔE."""
+    lengths = np.sqrt(np.square(added).sum(1))
+    return float((lengths * counts).sum() / max(float(counts.sum()), 1e-6))
 
 
 def lengths(colours: NDArray[np.float32]) -> Mask:
     """(H, W) of (H, W, 3) differences. NumPy's norm over three neighbours is slow."""
     lightness, a, b = cv2.split(colours)
-    return np.sqrt(lightness * lightness + a * a + b * b)
+    lightness *= lightness
+    lightness += np.multiply(a, a, out=a)
+    lightness += np.multiply(b, b, out=b)
+    return np.sqrt(lightness, out=lightness)
 
 
 def changed_pixels(a: Rgb, b: Rgb, where: NDArray[np.bool_]) -> int:
@@ -95,6 +113,12 @@ def differing(a: Rgb, b: Rgb) -> NDArray[np.bool_]:
 
 def sharpness(rgb: Rgb, mask: Mask) -> float:
     """Mean absolute detail (finer than 2 pixels) of the lightness inside `mask`."""
-    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    detail = np.abs(grey - cv2.GaussianBlur(grey, (0, 0), 1.0))
-    return float(detail[mask > 0.5].mean()) if (mask > 0.5).any() else 0.0
+    inside = mask > 0.5
+    x, y, width, height = cv2.boundingRect(inside.view(np.uint8))
+    if width == 0:
+        return 0.0
+    room = 6  # beyond the blur
+    seen = slice(max(0, y - room), y + height + room), slice(max(0, x - room), x + width + room)
+    grey = cv2.cvtColor(rgb[seen], cv2.COLOR_RGB2GRAY).astype(np.float32)
+    grey -= cv2.GaussianBlur(grey, (0, 0), 1.0)
+    return float(np.abs(grey[inside[seen]]).mean())

@@ -15,7 +15,7 @@ from math import ceil, floor
 import cv2
 import numpy as np
 
-from engine.images import clip_box, in_lab
+from engine.images import Window, clip_box, in_lab
 from engine.skin import hull, skin_likeness
 from engine.types import Face, Mask, Points, Rgb
 
@@ -27,8 +27,8 @@ FOREHEAD = 0.35  # how far the face goes on above the brows, of the distance fro
 
 @dataclass(frozen=True, eq=False)
 class FaceParts:
-    """Masks (H, W) of 0 and 1 in the frame of `rgb`, drawn from `landmarks` when they are first asked for: most pictures
-    on the way to a portrait are asked for one or two."""
+    """Masks (H, W) of 0 and 1 in the frame of `rgb`, drawn from `landmarks` when they are first asked for: most
+    pictures on the way to a portrait are asked for one or two of them."""
 
     rgb: Rgb
     landmarks: Points
@@ -65,7 +65,7 @@ class FaceParts:
         return np.concatenate([p[0:27], p[17:27] + (p[17:27].mean(0) - p[48:60].mean(0)) * FOREHEAD])
 
     @cached_property
-    def _window(self) -> tuple[slice, slice]:
+    def _window(self) -> Window:
         """Rows and columns beyond which everything is 0."""
         return around(self._outline, 0.05 * self.width, self.rgb.shape)
 
@@ -106,19 +106,21 @@ def parse_by_landmarks(rgb: Rgb, face: Face) -> FaceParts:
     return FaceParts(rgb, face.landmarks, face.width)
 
 
-def skin_of(rgb: Rgb, face: Face) -> Mask:
-    """How much each pixel of the picture (0..1, inside the face or not) looks like the skin of `face`."""
-    return _skin(rgb, face.landmarks)
+def skin_of(rgb: Rgb, face: Face, window: Window | None = None) -> Mask:
+    """How much each pixel of the picture (0..1, inside the face or not) looks like the skin of `face`; only those rows
+    and columns where a window is given."""
+    rows, columns = window or (slice(0, None), slice(0, None))
+    return skin_likeness(in_lab(rgb[rows, columns]), face.landmarks, (columns.start, rows.start))
 
 
-def around(points: Points, room: float, shape: tuple[int, ...]) -> tuple[slice, slice]:
+def around(points: Points, room: float, shape: tuple[int, ...]) -> Window:
     """Rows and columns of a picture of `shape` that hold `points` with `room` pixels around; at least one of each."""
     (left, top), (right, bottom) = points.min(0) - room, points.max(0) + room
     x1, y1, x2, y2 = clip_box((floor(left), floor(top), ceil(right) + 1, ceil(bottom) + 1), shape)
     return slice(y1, y2), slice(x1, x2)
 
 
-def around_mask(mask: Mask, room: int) -> tuple[slice, slice]:
+def around_mask(mask: Mask, room: int) -> Window:
     """Rows and columns that hold all of `mask` that is not 0, and `room` pixels around."""
     x, y, width, height = cv2.boundingRect((mask != 0).view(np.uint8))
     bottom, right = min(y + height + room, mask.shape[0]), min(x + width + room, mask.shape[1])
@@ -173,7 +175,7 @@ def _skin(rgb: Rgb, landmarks: Points) -> Mask:
     return skin_likeness(in_lab(rgb), landmarks)
 
 
-def _laid_in(part: Mask, window: tuple[slice, slice], shape: tuple[int, ...]) -> Mask:
+def _laid_in(part: Mask, window: Window, shape: tuple[int, ...]) -> Mask:
     mask = np.zeros(shape[:2], np.float32)
     mask[window] = part
     return mask

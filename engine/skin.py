@@ -15,9 +15,12 @@ BARE = (0.70, 0.85)  # share of skin there: fringed up to the first, bare from t
 NEAR, FAR = 1.6, 2.6  # deviations from the cheeks' colours: skin up to the first, none beyond the second
 
 
-def skin_likeness(lab: NDArray[np.float32], landmarks: Points) -> Mask:
-    """(H, W) 0..1 for a picture in Lab (floats, L 0..100) with a face's 68 points; 1 everywhere if no cheek is seen."""
-    where = cheeks(lab.shape, landmarks)
+def skin_likeness(lab: NDArray[np.float32], landmarks: Points, origin: tuple[int, int] = (0, 0)) -> Mask:
+    """(H, W) 0..1 for a picture in Lab (floats, L 0..100) with a face's 68 points; 1 everywhere if no cheek is seen.
+
+    The points may be those of a larger picture, in which `origin` (x, y) is the first pixel of this one.
+    """
+    where = cheeks(lab.shape, landmarks, origin)
     x, y, width, height = cv2.boundingRect(where.view(np.uint8))
     seen = slice(y, y + height), slice(x, x + width)
     sample = lab[seen][where[seen]]
@@ -60,11 +63,13 @@ def hull(points: Points, shape: tuple[int, ...]) -> Mask:
     return mask
 
 
-def cheeks(shape: tuple[int, ...], landmarks: Points) -> NDArray[np.bool_]:
-    """(H, W) the middle of both cheeks of a face with these 68 points."""
+def cheeks(shape: tuple[int, ...], landmarks: Points, origin: tuple[int, int] = (0, 0)) -> NDArray[np.bool_]:
+    """(H, W) the middle of both cheeks of a face with these 68 points, see `skin_likeness`."""
     mask = np.zeros(shape[:2], np.uint8)
     for corners in CHEEKS:
         points = landmarks[list(corners)]
         middle = points.mean(0)
-        cv2.fillConvexPoly(mask, np.round(middle + 0.75 * (points - middle)).astype(np.int32), 1)
+        cv2.fillConvexPoly(
+            mask, np.round(middle + 0.75 * (points - middle)).astype(np.int32) - np.array(origin, np.int32), 1
+        )
     return mask > 0

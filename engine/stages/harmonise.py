@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from engine import metrics
 from engine.crop import blend
-from engine.images import for_channels, smooth_step
+from engine.images import for_channels, in_lab, smooth_step
 from engine.parsing import around_mask, closed
 from engine.types import Mask, Rgb
 
@@ -34,19 +34,24 @@ def colour_shifted(picture: Rgb, skin: Mask, target: Rgb, target_skin: Mask, whe
 
     Without skin in one of the two pictures nothing changes.
     """
+    size = max(1, round(BLUR * min(picture.shape[:2]) / 512))
+    seen, of_target = around_mask(skin, size + 3), around_mask(target_skin, 0)  # beyond the skin's blur nothing changes
+    piece, skin, where, target_skin = picture[seen], skin[seen], where[seen], target_skin[of_target]
     if skin.max() == 0 or target_skin.max() == 0 or where.max() == 0:
         return picture
-    mean, spread = _statistics(_lab(picture[skin > 0]))
-    target_mean, target_spread = _statistics(_lab(target[target_skin > 0]))
-    size = max(1, round(BLUR * min(picture.shape[:2]) / 512))
-    seen = around_mask(skin, size + 3)  # beyond the blur of the skin nothing changes
-    piece, skin, where = picture[seen], skin[seen], where[seen]
+    lab = in_lab(piece)
+    mean, spread = _statistics(lab[skin > 0])
+    target_mean, target_spread = _statistics(in_lab(target[of_target])[target_skin > 0])
     # By whole rows: NumPy is slow where it goes on by threes.
     means, gains, goals = (
         np.tile(each, piece.shape[1]) for each in (mean, np.clip(target_spread / spread, *GAIN), target_mean)
     )
-    shifted = (_lab(piece).reshape(len(piece), -1) - means) * gains + goals
-    rgb = cv2.cvtColor(shifted.reshape(piece.shape).astype(np.float32, copy=False), cv2.COLOR_LAB2RGB) * 255
+    rows = lab.reshape(len(lab), -1)
+    rows -= means
+    rows *= gains
+    rows += goals
+    rgb = cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
+    rgb *= 255
     result = picture.copy()
     # A highlight that is too light for skin would stay as a white speck, and a hard edge would show as a line.
     soft = cv2.GaussianBlur(closed(skin, size * GAPS), (0, 0), size * SOFT)
@@ -62,49 +67,56 @@ def colours_held(painted: Rgb, before: Rgb, width: float) -> Rgb:
     Low-frequency colours of the input over a painted picture: Wang et al. 2023, StableSR. `width` is the face's, in
     pixels. What is equal in both pictures stays so.
     """
-    new, old = (cv2.cvtColor(rgb.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) for rgb in (painted, before))
-    tint = cv2.GaussianBlur(new - old, (0, 0), max(1.0, TINT * width))
-    rgb = cv2.cvtColor((new - tint).astype(np.float32), cv2.COLOR_LAB2RGB) * 255
+    new, old = in_lab(painted), in_lab(before)
+    new -= cv2.GaussianBlur(new - old, (0, 0), max(1.0, TINT * width))
+    rgb = cv2.cvtColor(new, cv2.COLOR_LAB2RGB)
+    rgb *= 255
     return blend(painted, rgb, metrics.differing(painted, before).astype(np.float32))
 
 
-def rim_matched(picture: Rgb, template: Rgb, face: Mask, skin: Mask, own_skin: Mask, width: float) -> Rgb:
-    """`picture` without the colour steps at the rim of `face` that `template` has not, see `metrics.seam`.
+def rim_matched(
+    picture: Rgb, ring: metrics.Ring, own: NDArray[np.float32], skin: Mask, own_skin: Mask, width: float
+) -> Rgb:
+    """`picture` without the colour steps at the rim of a face, which is `ring`, that the template has not, whose `own`
+    steps these are: see `metrics.seam`.
 
     A membrane (Perez et al. 2003) stretched over the face would carry every hair at its edge inwards; here only the low
     frequencies of the steps where the template's `skin` (0..1) crosses the rim are taken off, fading out towards the
     face's middle, which keeps its light, and over a much shorter way outwards: landmarks hit an outline only nearly, so
     that a correction which ends there would draw a line. Only the picture's `own_skin` takes part: a beard's edge is no
-    seam. `width` is the face's, in pixels. Beyond OUTWARDS of `face` nothing changes.
+    seam. `width` is the face's, in pixels. Beyond OUTWARDS of the face nothing changes.
     """
     own_skin = cv2.GaussianBlur(cv2.erode(own_skin, np.ones((3, 3))), (0, 0), max(0.5, BAND / 3 * width))
-    inside = (face > 0.5).astype(np.uint8)
-    depth, height = (cv2.distanceTransform(side, cv2.DIST_L2, 5) / width for side in (inside, 1 - inside))
-    fade = smooth_step(1 - depth / INWARDS) * smooth_step(0.5 + (depth - height) / (2 * OUTWARDS)) * own_skin
-    lab = cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-    ring = metrics.Ring.of(face)
-    own, weight = ring.steps(template), ring.weight(skin * own_skin)
-    near = cv2.GaussianBlur(weight, (0, 0), BAND * width)
+    inside = ring.inside.astype(np.uint8)
+    depth, height = (cv2.distanceTransform(side, cv2.DIST_L2, 5) for side in (inside, 1 - inside))
+    depth /= width
+    height /= width
+    fade = smooth_step(1 - depth / INWARDS)
+    fade *= smooth_step(0.5 + (depth - height) / (2 * OUTWARDS))
+    fade *= own_skin
+    lab = in_lab(picture)
+    counts = ring.weight(skin * own_skin)
+    near = cv2.GaussianBlur(ring.laid_out(counts), (0, 0), BAND * width)
     trust = for_channels(np.clip(near * TRUST * width, 0, 1))  # far from any skin at the rim nothing is known
-    near, counts = for_channels(np.maximum(near, 1e-6)), for_channels(weight)
-    for _ in range(ROUNDS):
-        field = cv2.GaussianBlur((ring.steps(picture) - own) * counts, (0, 0), BAND * width) / near
+    near, fades = for_channels(np.maximum(near, 1e-6)), for_channels(fade)
+    changes = (fade > 0).astype(np.float32)
+    for number in range(ROUNDS):
+        steps = ring.steps_in(in_lab(picture) if number else lab) - own
+        field = cv2.GaussianBlur(ring.laid_out(steps * counts[:, None]), (0, 0), BAND * width)
+        field /= near
         field *= trust
         field *= for_channels(np.minimum(1, MOST / np.maximum(metrics.lengths(field), 1e-3)))
-        lab = lab - field * for_channels(fade)
-        rgb = cv2.cvtColor(lab.astype(np.float32), cv2.COLOR_LAB2RGB) * 255
-        picture = blend(picture, rgb, (fade > 0).astype(np.float32))
+        field *= fades
+        lab -= field
+        rgb = cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
+        rgb *= 255
+        picture = blend(picture, rgb, changes)
     return picture
-
-
-def _lab(rgb: Rgb) -> NDArray[np.float32]:
-    """(..., 3) of a picture, or of a list of pixels."""
-    rows = rgb[:, None] if rgb.ndim == 2 else rgb
-    return cv2.cvtColor(rows.astype(np.float32) / 255, cv2.COLOR_RGB2LAB).reshape(rgb.shape)
 
 
 def _statistics(lab: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Mean and spread of (n, 3), without the tenth that is farthest from the median (shadows, beard, highlights)."""
-    away = np.abs(lab[:, 0] - np.median(lab[:, 0]))
+    lightness = np.ascontiguousarray(lab[:, 0])
+    away = np.abs(lightness - np.median(lightness))
     kept = lab[away <= np.quantile(away, 0.9)]
     return kept.mean(0), np.maximum(kept.std(0), LEAST_SPREAD)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from engine.config import FewStepLora
 from engine.crop import Crop
-from engine.images import for_channels
+from engine.images import Window, for_channels
 from engine.parsing import FaceParts, around_mask, closed, grown
 from engine.types import Face, Mask, Rgb
 
@@ -123,7 +123,7 @@ class Canvas:
         return picture
 
     @cached_property
-    def _changed(self) -> tuple[slice, slice]:
+    def _changed(self) -> Window:
         """Rows and columns beyond which the picture stays as it is."""
         return around_mask(self.mask, 0)
 

@@ -20,7 +20,7 @@ from engine.parsing import closed, grown, hidden, parse_by_landmarks, skin_of
 from engine.provenance import SOURCE_TYPE, write_portrait
 from engine.stages import control, enhance, fuse, guard, harmonise, inpaint, makeup, paste_back
 from engine.stages.reference import Reference, mirrored, ranked_references
-from engine.types import Embedding, Face, HeadPose, Rgb
+from engine.types import Embedding, Face, HeadPose, Mask, Rgb
 from tests.unit.engine.test_landmark_fusion import face_of, seen_head
 
 SKIN, HAIR, LIPS = (200, 160, 140), (40, 30, 25), (170, 60, 60)
@@ -283,6 +283,11 @@ def test_the_seam_is_what_steps_at_the_edge_and_neither_what_changes_inside_nor_
     assert metrics.changed_pixels(hard, template, mask == 0) == 0
 
 
+def _rim_matched(picture: Rgb, template: Rgb, face: Mask, skin: Mask, own_skin: Mask, width: float) -> Rgb:
+    ring = metrics.Ring.of(face)
+    return harmonise.rim_matched(picture, ring, ring.steps(template), skin, own_skin, width)
+
+
 def test_matching_the_rim_takes_the_seam_off_and_keeps_the_middle_and_what_is_not_skin(
     drawn: tuple[Rgb, Face],
 ) -> None:
@@ -293,7 +298,7 @@ def test_matching_the_rim_takes_the_seam_off_and_keeps_the_middle_and_what_is_no
     pale = np.where(parts.face[..., None] > 0, np.minimum(template.astype(int) + 25, 255), template).astype(np.uint8)
     bare = np.ones_like(skin)
     bare[int(face.landmarks[8, 1]) - 40 :] = 0  # a beard
-    matched = harmonise.rim_matched(pale, template, parts.face, skin, bare, face.width)
+    matched = _rim_matched(pale, template, parts.face, skin, bare, face.width)
     before = metrics.seam(pale, template, parts.face, bare)
     assert metrics.seam(matched, template, parts.face, bare) < 0.5 * before
     nose = tuple(np.round(face.landmarks[29]).astype(int)[::-1])
@@ -320,7 +325,7 @@ def test_parts_and_rim_are_the_same_in_a_larger_picture(drawn: tuple[Rgb, Face])
     rim = Rim(rgb, parts.face, np.ones(rgb.shape[:2], np.float32))
     arguments = (rgb, rim.face, rim.skin)
     assert rim.seam(pale) == pytest.approx(metrics.seam(pale, *arguments), abs=0.01) != 0
-    whole = harmonise.rim_matched(pale, *arguments, skin_of(pale, face), face.width)
+    whole = _rim_matched(pale, *arguments, skin_of(pale, face), face.width)
     assert np.abs(rim.matched(pale, face).astype(int) - whole).max() <= 1
     assert not np.array_equal(whole, pale)
 
@@ -332,7 +337,7 @@ def test_matching_the_rim_draws_no_line_where_landmarks_miss_the_edge(drawn: tup
     outline = parse_by_landmarks(rgb, face).face
     pale = np.where(grown(outline, -0.02 * face.width)[..., None] > 0, template + 30, template).astype(np.uint8)
     skin = np.ones_like(outline)
-    change = harmonise.rim_matched(pale, template, outline, skin, skin, face.width).astype(int) - pale
+    change = _rim_matched(pale, template, outline, skin, skin, face.width).astype(int) - pale
     largest = np.abs(change).max()
     assert largest > 8
     assert max(np.abs(np.diff(change, axis=axis)).max() for axis in (0, 1)) < 0.6 * largest
