@@ -176,15 +176,17 @@ def write_jpeg(path: Path, rgb: Rgb) -> None:
     write_whole(path, buffer.getvalue())
 
 
-def write_whole(path: Path, *pieces: bytes | memoryview) -> None:
-    """Writes the pieces so that `path` holds either the old or all of the new content, whenever the process dies."""
+def write_whole(path: Path, *pieces: bytes | memoryview, synced: bool = True) -> None:
+    """Writes the pieces so that `path` holds either the old or all of the new content, whenever the process dies, and
+    the machine too, if it is `synced`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
             file.writelines(pieces)
-            file.flush()
-            os.fsync(file.fileno())
+            if synced:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

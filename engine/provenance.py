@@ -19,8 +19,8 @@ XMP = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <?xpacket end="w"?>"""
 
 
-def write_portrait(path: Path, rgb: Rgb) -> None:
-    """Writes `rgb` as a JPEG that says how it was made. A reader never sees half a file."""
+def write_portrait(path: Path, rgb: Rgb, *, synced: bool = True) -> None:
+    """Writes `rgb` as a JPEG that says how it was made, as `write_whole` writes."""
     buffer = io.BytesIO()
     Image.fromarray(rgb).save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0, xmp=XMP.encode())
-    write_whole(path, buffer.getvalue())
+    write_whole(path, buffer.getvalue(), synced=synced)

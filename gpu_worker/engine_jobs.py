@@ -1,7 +1,8 @@
 """What the engine process does with a job: its files in, a call of the engine, result files and a result out.
 
 The only module that knows both the contract and the engine's pipelines. Checks need detection and recognition only;
-torch is loaded by `load_renders` alone.
+torch is loaded by `load_renders` alone. Nothing in a job's folder needs to outlive the machine: pictures are not synced
+to the disk when they are written there, but when they are stored as blobs.
 """
 
 from __future__ import annotations
@@ -193,7 +194,7 @@ class _Renders:
         except (NoFaceInTemplate, UnreadablePicture, UnsafePicture) as error:
             logger.info("no first look: %s", error)
             return
-        write_portrait(folder / "first-look.jpg", rgb)
+        write_portrait(folder / "first-look.jpg", rgb, synced=False)
         tell(Progress(Stage.PREVIEW, 1, 1, folder / "first-look.jpg"))
 
     def _template(self, job: MakePortraits, folder: Path, tell: Report) -> Photo:
@@ -209,20 +210,21 @@ class _Renders:
             tell(Progress(Stage.PAINT_TEMPLATE, done, total))
 
         template = painted_template(recipe, self._models, job.seed, on_step)
-        write_portrait(folder / "out" / "template.jpg", template.rgb)
+        write_portrait(folder / "out" / "template.jpg", template.rgb, synced=False)
         return template
 
     def _portraits(self, job: MakePortraits, request: Run, tell: Report) -> PortraitResult:
         """All portraits come from one pass through the pipeline: they are its candidates, the best one first."""
+        began = time.perf_counter()
         config = portrait_style(Style(job.style), self._models.portrait)
         config = config.with_changes(seed=job.seed, candidates=job.count)
         template = self._template(job, request.folder, tell)
         report = make_portraits(_who(job, request.folder / "subjects"), template, self._models, config, tell)
-        write_whole(request.folder / "out" / "report.json", json.dumps(report.as_json(Path("portrait-1.jpg"))).encode())
-        files = []
+        made, files, out = time.perf_counter(), [], request.folder / "out"
+        write_whole(out / "report.json", json.dumps(report.as_json(Path("portrait-1.jpg"))).encode(), synced=False)
         for number, rgb in enumerate((report.portrait, *report.others), start=1):
             name = f"portrait-{number}.jpg"
-            write_portrait(request.folder / "out" / name, rgb)
+            write_portrait(out / name, rgb, synced=False)
             files.append(
                 PortraitFile(
                     key=f"{request.prefix}/{name}",
@@ -241,7 +243,9 @@ class _Renders:
             if (sitter := job.faces[s.face])
         )
         painted = f"{request.prefix}/template.jpg" if job.template_to_paint else None
-        return PortraitResult(portraits=tuple(files), seconds=report.seconds, skipped=skipped, template_key=painted)
+        now = time.perf_counter()
+        seconds = {**report.seconds, "files": round(now - made, 3), "all": round(now - began, 3)}
+        return PortraitResult(portraits=tuple(files), seconds=seconds, skipped=skipped, template_key=painted)
 
 
 def _who(job: MakePortraits, subjects: Path) -> SubjectFiles | list[SubjectFiles | None]:

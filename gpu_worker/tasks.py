@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -132,8 +132,9 @@ class JobRunner:
         began = time.monotonic()
         parts.numbers.begun()
         try:
-            outcome = await self._outcome(job, lease, reporter) if job else failures.CONTRACT_VERSION
-            await reporter.finish(outcome, may_go_on)
+            with ExitStack() as told:  # nobody waits for the job's folder to be deleted
+                outcome = await self._outcome(job, lease, reporter, told) if job else failures.CONTRACT_VERSION
+                await reporter.finish(outcome, may_go_on)
         except GivenBack:
             logger.info("given back")
             await lease.release(given_back=True)
@@ -165,16 +166,16 @@ class JobRunner:
         if self._parts.stopping.is_set():
             raise GivenBack
 
-    async def _outcome(self, job: AnyJob, lease: Lease, reporter: Reporter) -> Done | Failure:
-        """Raises LeaseLost and GivenBack."""
+    async def _outcome(self, job: AnyJob, lease: Lease, reporter: Reporter, told: ExitStack) -> Done | Failure:
+        """`told` is left when the outcome has been told. Raises LeaseLost and GivenBack."""
         if lease.claim.deaths >= self._parts.settings.max_deaths:
             return failures.WORKER_DIED
         if await self._is_cancelled(job.job_id):
             return failures.CANCELLED
         await reporter.started()
         try:
-            with self._parts.workspace.job_folder(lease.claim) as folder:
-                return await self._in_folder(job, lease, reporter, folder)
+            folder = told.enter_context(self._parts.workspace.job_folder(lease.claim))
+            return await self._in_folder(job, lease, reporter, folder)
         except BlobNotFound:
             return failures.INPUT_MISSING
         except OSError as error:

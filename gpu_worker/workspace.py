@@ -13,10 +13,11 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from pydantic import ValidationError
 
@@ -24,13 +25,16 @@ from gpu_worker.claims import Claim, Lease
 from gpu_worker.contract.blobs import BlobNotFound, BlobStore
 from gpu_worker.contract.codec import AnyJob
 from gpu_worker.contract.events import RESULT, AnyResult, PortraitResult, TrainResult
-from gpu_worker.contract.jobs import CheckTemplate, InspectPhotos, MakePortraits, PhotoRef, TrainSubject
+from gpu_worker.contract.jobs import CheckTemplate, InspectPhotos, MakePortraits, PhotoRef, Sitter, TrainSubject
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 _LONGEST_PAUSE_S = 15.0
+_AT_ONCE = 8  # blobs that are fetched or stored
+_PIECE_BYTES = 1 << 20
+_NOT_FOR_PORTRAITS = ("card.jpg", "report.json")  # of a subject's files: they are for people
 
 
 class Workspace:
@@ -115,56 +119,81 @@ async def fetch_inputs(job: AnyJob, folder: Path, blobs: BlobStore) -> None:
     """What the job needs. Raises BlobNotFound when a blob is not there any more, OSError."""
     match job:
         case InspectPhotos():
-            await _fetch_photos(job.photos, folder, blobs)
+            await _fetch(_photos(job.photos, folder), blobs)
         case CheckTemplate():
-            await _fetch(job.template_key, folder / "template.jpg", blobs)
+            await _fetch({folder / "template.jpg": job.template_key}, blobs)
         case TrainSubject():
-            await _fetch_photos(job.photos, folder, blobs)
+            await _fetch(_photos(job.photos, folder), blobs)
             await _fetch_checkpoint(job, folder / "checkpoints", blobs)
             if job.preview_template_key is not None:
                 await _fetch_if_there(job.preview_template_key, folder / "template.jpg", blobs)
         case MakePortraits():
-            if job.template_key is not None:
-                await _fetch(job.template_key, folder / "template.jpg", blobs)
-            for sitter in job.sitters:
-                await _fetch_folder(sitter.subject_prefix, folder / "subjects" / sitter.subject_id, blobs)
+            template = {} if job.template_key is None else {folder / "template.jpg": job.template_key}
+            subjects = [
+                await _subject(sitter, folder / "subjects" / sitter.subject_id, blobs) for sitter in job.sitters
+            ]
+            await _fetch(template | {path: key for subject in subjects for path, key in subject.items()}, blobs)
 
 
-async def _fetch_photos(photos: tuple[PhotoRef, ...], folder: Path, blobs: BlobStore) -> None:
-    for photo in photos:
-        await _fetch(photo.key, folder / "photos" / f"{photo.photo_id}.jpg", blobs)
+def _photos(photos: tuple[PhotoRef, ...], folder: Path) -> dict[Path, str]:
+    return {folder / "photos" / f"{photo.photo_id}.jpg": photo.key for photo in photos}
 
 
-async def _fetch_folder(prefix: str, folder: Path, blobs: BlobStore) -> None:
-    keys = await blobs.keys(prefix)
-    if not keys:
-        raise BlobNotFound(prefix)
-    for key in keys:
-        await _fetch(key, folder / key.removeprefix(f"{prefix}/"), blobs)
+async def _subject(sitter: Sitter, folder: Path, blobs: BlobStore) -> dict[Path, str]:
+    """What portraits read of a subject. Raises BlobNotFound, OSError."""
+    names = [key.removeprefix(f"{sitter.subject_prefix}/") for key in await blobs.keys(sitter.subject_prefix)]
+    wanted = [name for name in names if name not in _NOT_FOR_PORTRAITS]
+    if not wanted:
+        raise BlobNotFound(sitter.subject_prefix)
+    return {folder / name: f"{sitter.subject_prefix}/{name}" for name in wanted}
 
 
 async def _fetch_if_there(key: str, path: Path, blobs: BlobStore) -> None:
     """For what a job can do without."""
     try:
-        await _fetch(key, path, blobs)
+        await _fetch({path: key}, blobs)
     except BlobNotFound:
         logger.warning("%s is not there any more", key)
 
 
-async def _fetch(key: str, path: Path, blobs: BlobStore) -> None:
-    data = await blobs.get(key)
-    await asyncio.to_thread(_write, path, data)
+async def _fetch(keys: Mapping[Path, str], blobs: BlobStore) -> None:
+    """The blobs, each to its path. Raises BlobNotFound, OSError."""
+
+    async def fetch(path: Path, key: str) -> None:
+        with await blobs.open(key) as source:
+            await asyncio.to_thread(_write, path, source)
+
+    await _side_by_side([partial(fetch, path, key) for path, key in keys.items()])
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, source: BinaryIO) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
+    with path.open("wb") as file:
+        shutil.copyfileobj(source, file, _PIECE_BYTES)
 
 
 async def store_results(folder: Path, prefix: str, blobs: BlobStore) -> None:
     """Every file under `folder` as a blob under `prefix`. Raises OSError."""
-    for path in _visible_files(folder):
+
+    async def store(path: Path) -> None:
         await blobs.put(f"{prefix}/{path.relative_to(folder).as_posix()}", await asyncio.to_thread(path.read_bytes))
+
+    await _side_by_side([partial(store, path) for path in _visible_files(folder)])
+
+
+async def _side_by_side(actions: Sequence[Callable[[], Awaitable[None]]]) -> None:
+    """Does them all, a few at a time. It ends when the last one has, also when one raised: nothing may be written to a
+    folder that is being deleted. Of several errors it raises a BlobNotFound, which no further try would help."""
+    turns = asyncio.Semaphore(_AT_ONCE)
+
+    async def in_turn(action: Callable[[], Awaitable[None]]) -> None:
+        async with turns:
+            await action()
+
+    endings = await asyncio.gather(*map(in_turn, actions), return_exceptions=True)
+    errors = [ending for ending in endings if ending is not None]
+    for error in sorted(errors, key=lambda error: not isinstance(error, BlobNotFound)):
+        raise error
 
 
 # A result is kept beside the files that it speaks of: should Redis forget that the job is done, the next run finds it.
@@ -220,8 +249,7 @@ async def _fetch_checkpoint(job: TrainSubject, folder: Path, blobs: BlobStore) -
     if not manifests:
         return
     newest = max(manifests, key=lambda key: tuple(int(number) for number in key.split("/")[-2].split("-")))
-    for name, key in json.loads(await blobs.get(newest)).items():
-        await _fetch(key, folder / name, blobs)
+    await _fetch({folder / name: key for name, key in json.loads(await blobs.get(newest)).items()}, blobs)
     logger.info("resuming from a checkpoint of run %s", newest.split("/")[-2])
 
 

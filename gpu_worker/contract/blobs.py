@@ -6,7 +6,7 @@ Everything that belongs to a user lies under `users/<user_id>/`, so that forgett
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 # A whole key. No part begins with a dot, so no key leads out of a folder or to a half-written file; none is longer than
 # a file's name may be.
@@ -27,6 +27,11 @@ class BlobStore(Protocol):
 
     async def get(self, key: str) -> bytes:
         """Raises BlobNotFound."""
+        ...
+
+    async def open(self, key: str) -> BinaryIO:
+        """The same to be read in pieces, by one thread, for what is too large to lie in memory twice. It is closed by
+        whoever asked. Raises BlobNotFound; reading raises OSError."""
         ...
 
     async def exists(self, key: str) -> bool: ...

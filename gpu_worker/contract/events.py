@@ -163,7 +163,7 @@ class PortraitResult(Message):
 
     kind: Literal["portrait"] = "portrait"
     portraits: tuple[PortraitFile, ...]
-    seconds: dict[str, float]
+    seconds: dict[str, float]  # of each stage; "files": writing them; "all": the engine's time from job to result
     skipped: tuple[SkippedFace, ...] = ()
     template_key: BlobKey | None = None  # of a template that was painted for this request
 

@@ -10,12 +10,14 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from gpu_worker.contract.blobs import KEY_PATTERN, MAX_KEY_CHARACTERS, BlobNotFound
 
 _KEY = re.compile(KEY_PATTERN)
 _UNFINISHED = ".unfinished-"
 _ABANDONED_S = 3600
+_NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
 class FolderBlobs:
@@ -30,7 +32,13 @@ class FolderBlobs:
     async def get(self, key: str) -> bytes:
         try:
             return await asyncio.to_thread(self._path(key).read_bytes)
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        except _NO_FILE:
+            raise BlobNotFound(key) from None
+
+    async def open(self, key: str) -> BinaryIO:
+        try:
+            return await asyncio.to_thread(self._path(key).open, "rb")
+        except _NO_FILE:
             raise BlobNotFound(key) from None
 
     async def exists(self, key: str) -> bool:

@@ -7,8 +7,9 @@ AWS_ENDPOINT_URL.
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import Callable
-from typing import Any
+from typing import Any, BinaryIO
 
 import s3fs
 from botocore.exceptions import (  # type: ignore[import-not-found, import-untyped, unused-ignore]
@@ -36,6 +37,9 @@ class S3Blobs:
         except FileNotFoundError:
             raise BlobNotFound(key) from None
         return data
+
+    async def open(self, key: str) -> BinaryIO:
+        return io.BytesIO(await self.get(key))  # one request; a file of s3fs makes one for each piece
 
     async def exists(self, key: str) -> bool:
         return bool(await _in_thread(self._s3.isfile, self._path(key)))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import Awaitable, Callable
+from typing import BinaryIO
 
 from gpu_worker.contract.blobs import BlobStore
-from gpu_worker.contract.sealing import seal, unseal
+from gpu_worker.contract.sealing import CHUNK_BYTES, Unsealed, seal, unseal
 
 KeyOf = Callable[[str], Awaitable[bytes]]
 
@@ -29,6 +31,17 @@ class SealedBlobs:
             return await asyncio.to_thread(unseal, data, await self._key_of(user_id), key)
         return data
 
+    async def open(self, key: str) -> BinaryIO:
+        """Raises BlobNotFound and CannotOpen; reading what is damaged raises CannotOpen, too."""
+        data = await self._inner.open(key)
+        try:
+            if user_id := _owner(key):
+                return await asyncio.to_thread(_unsealed, data, await self._key_of(user_id), key)
+        except BaseException:
+            data.close()
+            raise
+        return data
+
     async def exists(self, key: str) -> bool:
         return await self._inner.exists(key)
 
@@ -37,6 +50,10 @@ class SealedBlobs:
 
     async def delete_prefix(self, prefix: str) -> int:
         return await self._inner.delete_prefix(prefix)
+
+
+def _unsealed(sealed: BinaryIO, key: bytes, name: str) -> BinaryIO:
+    return io.BufferedReader(Unsealed(sealed, key, name), CHUNK_BYTES)
 
 
 def _owner(key: str) -> str | None:

@@ -10,14 +10,20 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
+import os
 import re
 import secrets
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 MAGIC = b"portrait-sealed-1\n"
 KEY_BYTES = 32
@@ -51,21 +57,52 @@ def seal(data: bytes, key: bytes, name: str) -> bytes:
 
 def unseal(sealed: bytes, key: bytes, name: str) -> bytes:
     """What was sealed. Raises CannotOpen."""
-    start, step = len(MAGIC) + _SALT_BYTES, CHUNK_BYTES + _TAG_BYTES
-    if not sealed.startswith(MAGIC) or len(sealed) < start + _TAG_BYTES:
-        raise CannotOpen(f"the blob {name} is not sealed")
-    cipher, about, view = _cipher(key, sealed[len(MAGIC) : start]), name.encode(), memoryview(sealed)[start:]
-    count = -(-len(view) // step)
-    try:
-        chunks = [
-            cipher.decrypt(
-                _nonce(number, is_last=number == count - 1), view[number * step : (number + 1) * step], about
-            )
-            for number in range(count)
-        ]
-    except InvalidTag:
-        raise CannotOpen(f"the blob {name} is damaged or was sealed under another key") from None
-    return b"".join(chunks)
+    return Unsealed(io.BytesIO(sealed), key, name).readall()
+
+
+class Unsealed(io.RawIOBase):
+    """What was sealed, read out of a file with one chunk in memory.
+
+    Whatever is read is true and in its place. CannotOpen is raised in place of the first chunk that is not, which in
+    a file that was cut is the last: only who has read to the end has the blob.
+    """
+
+    def __init__(self, sealed: BinaryIO, key: bytes, name: str) -> None:
+        """`sealed` can be sought, belongs to this one from now on, and is closed with it. Raises CannotOpen."""
+        self._file, self._name = sealed, name
+        size, start = sealed.seek(0, os.SEEK_END), len(MAGIC) + _SALT_BYTES
+        sealed.seek(0)
+        if sealed.read(len(MAGIC)) != MAGIC or size < start + _TAG_BYTES:
+            raise CannotOpen(f"the blob {name} is not sealed")
+        self._cipher = _cipher(key, sealed.read(_SALT_BYTES))
+        self._number, self._count = 0, -(-(size - start) // (CHUNK_BYTES + _TAG_BYTES))
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer)
+        if not self._rest and self._number < self._count:
+            self._rest = memoryview(self._next_chunk())
+        size = min(len(view), len(self._rest))
+        view[:size], self._rest = self._rest[:size], self._rest[size:]
+        return size
+
+    def readall(self) -> bytes:
+        return b"".join([self._rest, *(self._next_chunk() for _ in range(self._number, self._count))])
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def _next_chunk(self) -> bytes:
+        nonce = _nonce(self._number, is_last=self._number == self._count - 1)
+        self._number += 1
+        try:
+            return self._cipher.decrypt(nonce, self._file.read(CHUNK_BYTES + _TAG_BYTES), self._name.encode())
+        except InvalidTag:
+            raise CannotOpen(f"the blob {self._name} is damaged or was sealed under another key") from None
 
 
 def _cipher(key: bytes, salt: bytes) -> AESGCM:

@@ -52,6 +52,8 @@ async def test_what_is_put_is_got_and_overwritten(store: BlobStore) -> None:
     await store.put("users/u1/photos/a.jpg", b"one")
     await store.put("users/u1/photos/a.jpg", b"two")
     assert await store.get("users/u1/photos/a.jpg") == b"two"
+    with await store.open("users/u1/photos/a.jpg") as opened:
+        assert [opened.read(2), opened.read(), opened.read()] == [b"tw", b"o", b""]
     assert await store.exists("users/u1/photos/a.jpg")
     assert not await store.exists("users/u1/photos")
 
@@ -61,6 +63,8 @@ async def test_what_is_not_there_is_said_to_be_missing(store: BlobStore) -> None
     for key in ("users/u1/photos/b.jpg", "users/u1/photos", "nobody"):
         with pytest.raises(BlobNotFound):
             await store.get(key)
+        with pytest.raises(BlobNotFound):
+            await store.open(key)
     assert await store.keys("nobody") == []
     assert await store.delete_prefix("nobody") == 0
 
@@ -87,7 +91,8 @@ async def test_an_s3_that_is_away_is_an_os_error(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("key", ["../outside", "a/../../outside", "/etc/passwd", "a//b", "", "a/.b", "a\0b"])
 async def test_no_key_leads_out_of_the_folder(tmp_path: Path, key: str) -> None:
     store = open_blobs(str(tmp_path / "blobs"))
-    for action in (store.put(key, b"x"), store.get(key), store.exists(key), store.keys(key), store.delete_prefix(key)):
+    reads = (store.get(key), store.open(key), store.exists(key), store.keys(key))
+    for action in (*reads, store.put(key, b"x"), store.delete_prefix(key)):
         with pytest.raises(ValueError, match="not a blob key"):
             await action
 
@@ -104,6 +109,10 @@ async def test_a_reader_sees_the_whole_blob_or_none_while_it_is_replaced(tmp_pat
     replacing = [asyncio.create_task(replace()) for _ in range(3)]
     while not all(task.done() for task in replacing):
         assert await store.get("a/b") in contents
+        with await store.open("a/b") as opened:
+            pieces = [opened.read(200_000)]
+            await asyncio.sleep(0.002)  # it is replaced meanwhile
+            assert b"".join([*pieces, opened.read()]) in contents
         assert await store.keys("a") == ["a/b"]
     assert files(tmp_path / "blobs") == ["b"]
 

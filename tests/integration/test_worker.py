@@ -52,10 +52,10 @@ async def test_a_job_folder_is_gone_after_its_job(bench: Bench, workers: Workers
     left_by_the_dead = tmp_path / "work" / "worker-dead" / "job"
     left_by_the_dead.mkdir(parents=True)
     workers.start(bench.server)
-    job = await bench.inspect()
-    await bench.enqueue(job)
-    await bench.outcome(job)
-    await bench.until_arq_forgot(job)
+    for job in (await bench.inspect(), await bench.portraits("users/u1/subjects/none")):  # a success, a failure
+        await bench.enqueue(job)
+        await bench.outcome(job)
+        await bench.until_arq_forgot(job)
     assert [path for path in (tmp_path / "work").rglob("*") if path.name != "checkpoints"] == [
         next((tmp_path / "work").iterdir())
     ]

@@ -162,6 +162,7 @@ def test_a_subject_and_portraits_come_out_as_files_and_numbers(
     assert made.portraits[0].scores is not None
     assert {portrait.seed for portrait in made.portraits} <= {1, 2}
     assert (made.skipped, made.template_key) == ((), None)
+    assert made.seconds["all"] == max(made.seconds.values()) > made.seconds["files"] > 0
 
     sitter = Sitter(subject_id="subj01", subject_prefix="users/u1/s/1-1")
     absent = Sitter(subject_id="subj02", subject_prefix="users/u2/s/1-1")

@@ -29,7 +29,7 @@ from engine.bench.measures import told
 from engine.profiles import MiniProfile
 from engine.sample import sample_selfies
 from gpu_worker.contract.codec import AnyJob
-from gpu_worker.contract.events import EVENT, EVENT_FIELD, EVENT_STREAM, Failed, Started, Succeeded
+from gpu_worker.contract.events import EVENT, EVENT_FIELD, EVENT_STREAM, Failed, PortraitResult, Succeeded
 from gpu_worker.contract.folder_blobs import FolderBlobs
 from gpu_worker.contract.jobs import MakePortraits, PhotoRef, TrainSubject
 from gpu_worker.contract.sealing import MasterKeys, new_key
@@ -48,7 +48,9 @@ class Times:
 
     queued: float
     started: float
+    begun: float  # the engine's first word: the inputs are fetched
     ended: float
+    engine: float  # seconds that it says it took from job to result; 0 of a training
 
     @property
     def wait(self) -> float:
@@ -57,6 +59,11 @@ class Times:
     @property
     def latency(self) -> float:
         return self.ended - self.queued
+
+    @property
+    def around(self) -> float:
+        """What the worker takes before and after the engine."""
+        return self.ended - self.started - self.engine
 
 
 class Speed:
@@ -104,10 +111,11 @@ class Speed:
                     continue
                 if isinstance(event, Failed):
                     raise RuntimeError(f"{job.kind} failed: {event.reason}")
-                if isinstance(event, Started | Succeeded):
-                    moments[event.event] = int(entry.split(b"-")[0]) / 1000
-            if "succeeded" in moments:
-                return Times(self._queued[job.job_id], moments["started"], moments["succeeded"])
+                moments.setdefault(event.event, int(entry.split(b"-")[0]) / 1000)
+                if isinstance(event, Succeeded):
+                    engine = event.result.seconds.get("all", 0.0) if isinstance(event.result, PortraitResult) else 0.0
+                    queued, m = self._queued[job.job_id], moments
+                    return Times(queued, m["started"], m["progress"], m["succeeded"], engine)
             await asyncio.sleep(0.02)
         raise RuntimeError(f"{job.kind} did not end")
 
@@ -185,6 +193,9 @@ def _summary(times: Sequence[Times]) -> Json:
         "wait_most_s": round(max(t.wait for t in times), 3),
         "latency_median_s": round(median(t.latency for t in times), 3),
         "latency_p95_s": round(_p95(times), 3),
+        "engine_median_s": round(median(t.engine for t in times), 3),
+        "around_engine_median_s": round(median(t.around for t in times), 3),
+        "of_it_fetching_median_s": round(median(t.begun - t.started for t in times), 3),
     }
 
 

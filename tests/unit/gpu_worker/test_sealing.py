@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+from io import BufferedReader, BytesIO
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpu_worker.contract.folder_blobs import FolderBlobs
-from gpu_worker.contract.sealing import CHUNK_BYTES, CannotOpen, MasterKeys, new_key, seal, unseal, written_key
+from gpu_worker.contract.sealing import (
+    CHUNK_BYTES,
+    CannotOpen,
+    MasterKeys,
+    Unsealed,
+    new_key,
+    seal,
+    unseal,
+    written_key,
+)
 from tests.sealed import blobs_of_one_key
 
 NAME = "users/u1/photos/a.jpg"
@@ -48,6 +59,25 @@ def test_chunks_cannot_be_dropped_swapped_or_added() -> None:
     for changed in (*dropped, swapped, sealed + last, sealed[:-1], sealed[:40]):
         with pytest.raises(CannotOpen):
             unseal(changed, key, NAME)
+
+
+@pytest.mark.parametrize("piece", [1000, CHUNK_BYTES, CHUNK_BYTES + 1, 10 * CHUNK_BYTES])
+def test_what_is_sealed_opens_piece_by_piece(piece: int) -> None:
+    key, data = new_key(), secrets.token_bytes(2 * CHUNK_BYTES + 7)
+    with BufferedReader(Unsealed(BytesIO(seal(data, key, NAME)), key, NAME), CHUNK_BYTES) as opened:
+        assert b"".join(iter(lambda: opened.read(piece), b"")) == data
+
+
+def test_a_file_that_was_cut_has_no_end() -> None:
+    key = new_key()
+    sealed = seal(b"a" * CHUNK_BYTES + b"b", key, NAME)
+    opened = Unsealed(BytesIO(sealed[: HEAD + CHUNK]), key, NAME)
+    with pytest.raises(CannotOpen):
+        opened.read(10)
+    opened = Unsealed(BytesIO(sealed[:-1]), key, NAME)
+    assert opened.read(CHUNK_BYTES) == b"a" * CHUNK_BYTES
+    with pytest.raises(CannotOpen):
+        opened.read(10)
 
 
 def test_another_key_and_another_name_open_nothing() -> None:
@@ -99,6 +129,8 @@ async def test_blobs_of_users_are_sealed_and_templates_are_not(tmp_path: Path) -
     for key in (NAME, "templates/a.jpg"):
         await blobs.put(key, b"picture")
         assert await blobs.get(key) == b"picture"
+        with await blobs.open(key) as opened:
+            assert opened.read() == b"picture"
     assert b"picture" not in await stored.get(NAME)
     assert await stored.get("templates/a.jpg") == b"picture"
     assert await blobs.exists(NAME)

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import pytest
 
@@ -12,7 +13,16 @@ from gpu_worker.claims import Claim, Lease
 from gpu_worker.contract.blobs import BlobNotFound
 from gpu_worker.contract.folder_blobs import FolderBlobs
 from gpu_worker.contract.jobs import MakePortraits, PhotoRef, Sitter, TemplateToPaint, TrainSubject
-from gpu_worker.workspace import CheckpointMirror, Workspace, checkpoints_prefix, fetch_inputs, persistently
+from gpu_worker.contract.sealing import CHUNK_BYTES, CannotOpen, new_key
+from gpu_worker.workspace import (
+    CheckpointMirror,
+    Workspace,
+    checkpoints_prefix,
+    fetch_inputs,
+    persistently,
+    store_results,
+)
+from tests.sealed import blobs_of_one_key
 
 JOB = TrainSubject(
     job_id="job001",
@@ -110,6 +120,108 @@ async def test_a_subject_that_is_gone_is_missing_not_empty(tmp_path: Path, blobs
     )
     with pytest.raises(BlobNotFound):
         await fetch_inputs(job, tmp_path / "job", blobs)
+
+
+PORTRAIT = MakePortraits(
+    job_id="job002",
+    subject_id="subj01",
+    subject_prefix="users/u1/subjects/subj01/1-1",
+    template_key="templates/a.jpg",
+    output_prefix="users/u1/jobs/job002",
+    seed=1,
+)
+
+
+async def test_what_a_portrait_reads_is_fetched_as_it_was_and_nothing_else(tmp_path: Path) -> None:
+    blobs = blobs_of_one_key(FolderBlobs(tmp_path / "blobs"), new_key())
+    lora = secrets.token_bytes(2 * CHUNK_BYTES + 5)
+    read = {"lora.safetensors": lora, "subject.json": b"{}", "digital_id.jpg": b"id", "reference.jpg": b"best"}
+    read |= {f"references/{n:02}.jpg": f"photo {n}".encode() for n in range(12)}
+    for name, data in (read | {"card.jpg": b"for people", "report.json": b"for people"}).items():
+        await blobs.put(f"{PORTRAIT.subject_prefix}/{name}", data)
+    await blobs.put("templates/a.jpg", b"template")
+    await fetch_inputs(PORTRAIT, tmp_path / "job", blobs)
+    folder = tmp_path / "job" / "subjects" / "subj01"
+    assert {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()} == read
+    assert (tmp_path / "job" / "template.jpg").read_bytes() == b"template"
+
+
+class Counted(FolderBlobs):
+    """Counts who opens at once. What it is told to lose or to refuse is listed, but not there or not readable."""
+
+    def __init__(self, folder: Path, lost: str = "", refused: str = "") -> None:
+        super().__init__(folder)
+        self.lost, self.refused, self.now, self.most, self.ended = lost, refused, 0, 0, 0
+
+    async def open(self, key: str) -> BinaryIO:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(0 if key.endswith(self.refused or "none") else 0.02)
+        self.now -= 1
+        self.ended += 1
+        if self.lost and key.endswith(self.lost):
+            raise BlobNotFound(key)
+        if self.refused and key.endswith(self.refused):
+            raise ConnectionError("away")
+        return await super().open(key)
+
+
+async def of_a_subject(blobs: FolderBlobs) -> int:
+    """How many blobs a portrait then needs."""
+    names = ["lora.safetensors", *(f"references/{n:02}.jpg" for n in range(20))]
+    for key in ("templates/a.jpg", *(f"{PORTRAIT.subject_prefix}/{name}" for name in names)):
+        await blobs.put(key, b"x")
+    return 1 + len(names)
+
+
+async def test_inputs_are_fetched_side_by_side_but_not_all_at_once(tmp_path: Path) -> None:
+    blobs = Counted(tmp_path / "blobs")
+    assert await of_a_subject(blobs) == 22
+    await fetch_inputs(PORTRAIT, tmp_path / "job", blobs)
+    assert 2 <= blobs.most <= 8
+
+
+async def test_an_input_that_was_deleted_counts_more_than_a_store_that_is_away(tmp_path: Path) -> None:
+    blobs = Counted(tmp_path / "blobs", lost="references/19.jpg", refused="references/00.jpg")
+    await of_a_subject(blobs)
+    with pytest.raises(BlobNotFound):
+        await fetch_inputs(PORTRAIT, tmp_path / "job", blobs)
+
+
+async def test_nothing_is_written_into_the_jobs_folder_any_more_once_fetching_has_failed(tmp_path: Path) -> None:
+    blobs = Counted(tmp_path / "blobs", refused="references/00.jpg")
+    number = await of_a_subject(blobs)
+    with pytest.raises(ConnectionError):
+        await fetch_inputs(PORTRAIT, tmp_path / "job", blobs)
+    assert (blobs.now, blobs.ended) == (0, number)
+    written = {p for p in (tmp_path / "job").rglob("*") if p.is_file()}
+    await asyncio.sleep(0.1)
+    assert {p for p in (tmp_path / "job").rglob("*") if p.is_file()} == written
+    assert len(written) == number - 1
+
+
+async def test_an_input_under_another_key_is_no_input(tmp_path: Path) -> None:
+    stored = FolderBlobs(tmp_path / "blobs")
+    await of_a_subject(stored)
+    with pytest.raises(CannotOpen, match="not sealed"):
+        await fetch_inputs(PORTRAIT, tmp_path / "job", blobs_of_one_key(stored, new_key()))
+
+
+async def test_every_result_is_stored(tmp_path: Path, blobs: FolderBlobs) -> None:
+    results = {f"portrait-{n}.jpg": f"portrait {n}".encode() for n in range(12)} | {"sub/report.json": b"{}"}
+    for name, data in results.items():
+        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / name).write_bytes(data)
+    await store_results(tmp_path / "out", "users/u1/jobs/job002/1-1", blobs)
+    for name, data in results.items():
+        assert await blobs.get(f"users/u1/jobs/job002/1-1/{name}") == data
+
+
+async def test_a_result_that_cannot_be_stored_is_told(tmp_path: Path) -> None:
+    filled(tmp_path / "out", a__jpg="a", b__jpg="b")
+    (tmp_path / "blobs").write_text("no folder")
+    with pytest.raises(FileExistsError):
+        await store_results(tmp_path / "out", "users/u1/jobs/job002/1-1", FolderBlobs(tmp_path / "blobs"))
 
 
 async def test_every_sitter_gets_a_folder_and_a_painted_template_is_not_fetched(
