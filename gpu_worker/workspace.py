@@ -176,7 +176,8 @@ async def store_results(folder: Path, prefix: str, blobs: BlobStore) -> None:
     """Every file under `folder` as a blob under `prefix`. Raises OSError."""
 
     async def store(path: Path) -> None:
-        await blobs.put(f"{prefix}/{path.relative_to(folder).as_posix()}", await asyncio.to_thread(path.read_bytes))
+        with path.open("rb") as file:
+            await blobs.put(f"{prefix}/{path.relative_to(folder).as_posix()}", file)
 
     await _side_by_side([partial(store, path) for path in _visible_files(folder)])
 
@@ -300,7 +301,8 @@ class CheckpointMirror:
     async def _put(self, name: str) -> str:
         self._versions += 1  # a key is never written twice: an older manifest stays true until it is replaced
         key = f"{self._this_run}/{self._versions}/{name}"
-        await self._blobs.put(key, await asyncio.to_thread((self._folder / name).read_bytes))
+        with (self._folder / name).open("rb") as file:
+            await self._blobs.put(key, file)
         return key
 
     async def _delete_all_but(self, kept: set[str]) -> None:

@@ -21,8 +21,9 @@ class BlobNotFound(KeyError):
 class BlobStore(Protocol):
     """Every method raises OSError when the store cannot be reached, and ValueError for what is no key."""
 
-    async def put(self, key: str, data: bytes) -> None:
-        """Stores atomically: a reader sees the whole blob or none. Overwrites."""
+    async def put(self, key: str, data: bytes | BinaryIO) -> None:
+        """Stores atomically: a reader sees the whole blob or none. Overwrites. A file is read to its end, in pieces
+        and by one thread."""
         ...
 
     async def get(self, key: str) -> bytes:

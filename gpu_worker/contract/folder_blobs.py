@@ -17,6 +17,7 @@ from gpu_worker.contract.blobs import KEY_PATTERN, MAX_KEY_CHARACTERS, BlobNotFo
 _KEY = re.compile(KEY_PATTERN)
 _UNFINISHED = ".unfinished-"
 _ABANDONED_S = 3600
+_PIECE_BYTES = 1 << 20
 _NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
@@ -26,7 +27,7 @@ class FolderBlobs:
     def __init__(self, folder: Path) -> None:
         self._folder = folder.absolute()
 
-    async def put(self, key: str, data: bytes) -> None:
+    async def put(self, key: str, data: bytes | BinaryIO) -> None:
         await asyncio.to_thread(self._write, self._path(key), data)
 
     async def get(self, key: str) -> bytes:
@@ -56,7 +57,7 @@ class FolderBlobs:
             raise ValueError(f"not a blob key: {key!r}")
         return self._folder / key
 
-    def _write(self, path: Path, data: bytes) -> None:
+    def _write(self, path: Path, data: bytes | BinaryIO) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         while True:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +68,10 @@ class FolderBlobs:
                 continue  # a deletion took the folder away between the two calls
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(data)
+                if isinstance(data, bytes):
+                    file.write(data)
+                else:
+                    shutil.copyfileobj(data, file, _PIECE_BYTES)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(name, path)

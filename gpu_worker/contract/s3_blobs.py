@@ -28,7 +28,9 @@ class S3Blobs:
         # Listings are never cached: another process may have written meanwhile.
         self._s3 = s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True)
 
-    async def put(self, key: str, data: bytes) -> None:
+    async def put(self, key: str, data: bytes | BinaryIO) -> None:
+        if not isinstance(data, bytes):
+            data = await asyncio.to_thread(data.read)
         await _in_thread(self._s3.pipe_file, self._path(key), data)
 
     async def get(self, key: str) -> bytes:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Awaitable, Callable
-from typing import BinaryIO
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, BinaryIO
 
 from gpu_worker.contract.blobs import BlobStore
-from gpu_worker.contract.sealing import CHUNK_BYTES, Unsealed, seal, unseal
+from gpu_worker.contract.sealing import CHUNK_BYTES, seal, sealed_pieces, unseal, unsealed_pieces
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 KeyOf = Callable[[str], Awaitable[bytes]]
 
@@ -19,9 +22,13 @@ class SealedBlobs:
     def __init__(self, inner: BlobStore, key_of: KeyOf) -> None:
         self._inner, self._key_of = inner, key_of
 
-    async def put(self, key: str, data: bytes) -> None:
+    async def put(self, key: str, data: bytes | BinaryIO) -> None:
         if user_id := _owner(key):
-            data = await asyncio.to_thread(seal, data, await self._key_of(user_id), key)
+            user_key = await self._key_of(user_id)
+            if isinstance(data, bytes):
+                data = await asyncio.to_thread(seal, data, user_key, key)
+            else:
+                data = _file_of(sealed_pieces(data, user_key, key))
         await self._inner.put(key, data)
 
     async def get(self, key: str) -> bytes:
@@ -32,11 +39,11 @@ class SealedBlobs:
         return data
 
     async def open(self, key: str) -> BinaryIO:
-        """Raises BlobNotFound and CannotOpen; reading what is damaged raises CannotOpen, too."""
+        """Raises BlobNotFound. Reading what is not sealed under the user's key raises CannotOpen."""
         data = await self._inner.open(key)
         try:
             if user_id := _owner(key):
-                return await asyncio.to_thread(_unsealed, data, await self._key_of(user_id), key)
+                return _file_of(unsealed_pieces(data, await self._key_of(user_id), key), data)
         except BaseException:
             data.close()
             raise
@@ -52,8 +59,31 @@ class SealedBlobs:
         return await self._inner.delete_prefix(prefix)
 
 
-def _unsealed(sealed: BinaryIO, key: bytes, name: str) -> BinaryIO:
-    return io.BufferedReader(Unsealed(sealed, key, name), CHUNK_BYTES)
+class _Pieces(io.RawIOBase):
+    """A file that is made while it is read. What it is made from is closed with it."""
+
+    def __init__(self, pieces: Iterator[bytes], source: BinaryIO | None) -> None:
+        self._pieces, self._source, self._rest = pieces, source, memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer)
+        if not self._rest:
+            self._rest = memoryview(next(self._pieces, b""))
+        size = min(len(view), len(self._rest))
+        view[:size], self._rest = self._rest[:size], self._rest[size:]
+        return size
+
+    def close(self) -> None:
+        if self._source is not None:
+            self._source.close()
+        super().close()
+
+
+def _file_of(pieces: Iterator[bytes], source: BinaryIO | None = None) -> BinaryIO:
+    return io.BufferedReader(_Pieces(pieces, source), CHUNK_BYTES)
 
 
 def _owner(key: str) -> str | None:

@@ -14,16 +14,14 @@ import io
 import os
 import re
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
 
 MAGIC = b"portrait-sealed-1\n"
 KEY_BYTES = 32
@@ -44,65 +42,42 @@ def new_key() -> bytes:
 
 def seal(data: bytes, key: bytes, name: str) -> bytes:
     """`data` under `key`, bound to `name`. Grows by 50 bytes and 16 per mebibyte."""
-    salt = secrets.token_bytes(_SALT_BYTES)
-    cipher, about = _cipher(key, salt), name.encode()
-    parts = [MAGIC, salt]
-    count = max(1, -(-len(data) // CHUNK_BYTES))
-    view = memoryview(data)
-    for number in range(count):
-        chunk = view[number * CHUNK_BYTES : (number + 1) * CHUNK_BYTES]
-        parts.append(cipher.encrypt(_nonce(number, is_last=number == count - 1), chunk, about))
-    return b"".join(parts)
+    return b"".join(sealed_pieces(io.BytesIO(data), key, name))
 
 
 def unseal(sealed: bytes, key: bytes, name: str) -> bytes:
     """What was sealed. Raises CannotOpen."""
-    return Unsealed(io.BytesIO(sealed), key, name).readall()
+    return b"".join(unsealed_pieces(io.BytesIO(sealed), key, name))
 
 
-class Unsealed(io.RawIOBase):
-    """What was sealed, read out of a file with one chunk in memory.
+def sealed_pieces(data: BinaryIO, key: bytes, name: str) -> Iterator[bytes]:
+    """What `seal` makes of a file, with two chunks of it in memory."""
+    salt = secrets.token_bytes(_SALT_BYTES)
+    yield MAGIC + salt
+    cipher, number, chunk, is_last = _cipher(key, salt), 0, data.read(CHUNK_BYTES), False
+    while not is_last:
+        following = data.read(CHUNK_BYTES)
+        is_last = not following
+        yield cipher.encrypt(_nonce(number, is_last=is_last), chunk, name.encode())
+        number, chunk = number + 1, following
 
-    Whatever is read is true and in its place. CannotOpen is raised in place of the first chunk that is not, which in
-    a file that was cut is the last: only who has read to the end has the blob.
+
+def unsealed_pieces(sealed: BinaryIO, key: bytes, name: str) -> Iterator[bytes]:
+    """What was sealed, out of a file that can be sought, with one chunk of it in memory.
+
+    Every piece that comes is true and in its place. CannotOpen is raised in place of the first one that is not, which
+    in a file that was cut is the last: only who has had all pieces has the blob.
     """
-
-    def __init__(self, sealed: BinaryIO, key: bytes, name: str) -> None:
-        """`sealed` can be sought, belongs to this one from now on, and is closed with it. Raises CannotOpen."""
-        self._file, self._name = sealed, name
-        size, start = sealed.seek(0, os.SEEK_END), len(MAGIC) + _SALT_BYTES
-        sealed.seek(0)
-        if sealed.read(len(MAGIC)) != MAGIC or size < start + _TAG_BYTES:
-            raise CannotOpen(f"the blob {name} is not sealed")
-        self._cipher = _cipher(key, sealed.read(_SALT_BYTES))
-        self._number, self._count = 0, -(-(size - start) // (CHUNK_BYTES + _TAG_BYTES))
-        self._rest = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: WriteableBuffer) -> int:
-        view = memoryview(buffer)
-        if not self._rest and self._number < self._count:
-            self._rest = memoryview(self._next_chunk())
-        size = min(len(view), len(self._rest))
-        view[:size], self._rest = self._rest[:size], self._rest[size:]
-        return size
-
-    def readall(self) -> bytes:
-        return b"".join([self._rest, *(self._next_chunk() for _ in range(self._number, self._count))])
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-    def _next_chunk(self) -> bytes:
-        nonce = _nonce(self._number, is_last=self._number == self._count - 1)
-        self._number += 1
+    size, start, step = sealed.seek(0, os.SEEK_END), len(MAGIC) + _SALT_BYTES, CHUNK_BYTES + _TAG_BYTES
+    sealed.seek(0)
+    if sealed.read(len(MAGIC)) != MAGIC or size < start + _TAG_BYTES:
+        raise CannotOpen(f"the blob {name} is not sealed")
+    cipher, count = _cipher(key, sealed.read(_SALT_BYTES)), -(-(size - start) // step)
+    for number in range(count):
         try:
-            return self._cipher.decrypt(nonce, self._file.read(CHUNK_BYTES + _TAG_BYTES), self._name.encode())
+            yield cipher.decrypt(_nonce(number, is_last=number == count - 1), sealed.read(step), name.encode())
         except InvalidTag:
-            raise CannotOpen(f"the blob {self._name} is damaged or was sealed under another key") from None
+            raise CannotOpen(f"the blob {name} is damaged or was sealed under another key") from None
 
 
 def _cipher(key: bytes, salt: bytes) -> AESGCM:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import secrets
 from collections.abc import Iterator
@@ -54,6 +55,8 @@ async def test_what_is_put_is_got_and_overwritten(store: BlobStore) -> None:
     assert await store.get("users/u1/photos/a.jpg") == b"two"
     with await store.open("users/u1/photos/a.jpg") as opened:
         assert [opened.read(2), opened.read(), opened.read()] == [b"tw", b"o", b""]
+    await store.put("users/u1/photos/a.jpg", io.BytesIO(b"three"))
+    assert await store.get("users/u1/photos/a.jpg") == b"three"
     assert await store.exists("users/u1/photos/a.jpg")
     assert not await store.exists("users/u1/photos")
 

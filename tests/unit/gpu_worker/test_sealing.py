@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from io import BufferedReader, BytesIO
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -15,10 +15,10 @@ from gpu_worker.contract.sealing import (
     CHUNK_BYTES,
     CannotOpen,
     MasterKeys,
-    Unsealed,
     new_key,
     seal,
     unseal,
+    unsealed_pieces,
     written_key,
 )
 from tests.sealed import blobs_of_one_key
@@ -61,23 +61,15 @@ def test_chunks_cannot_be_dropped_swapped_or_added() -> None:
             unseal(changed, key, NAME)
 
 
-@pytest.mark.parametrize("piece", [1000, CHUNK_BYTES, CHUNK_BYTES + 1, 10 * CHUNK_BYTES])
-def test_what_is_sealed_opens_piece_by_piece(piece: int) -> None:
-    key, data = new_key(), secrets.token_bytes(2 * CHUNK_BYTES + 7)
-    with BufferedReader(Unsealed(BytesIO(seal(data, key, NAME)), key, NAME), CHUNK_BYTES) as opened:
-        assert b"".join(iter(lambda: opened.read(piece), b"")) == data
-
-
 def test_a_file_that_was_cut_has_no_end() -> None:
     key = new_key()
     sealed = seal(b"a" * CHUNK_BYTES + b"b", key, NAME)
-    opened = Unsealed(BytesIO(sealed[: HEAD + CHUNK]), key, NAME)
     with pytest.raises(CannotOpen):
-        opened.read(10)
-    opened = Unsealed(BytesIO(sealed[:-1]), key, NAME)
-    assert opened.read(CHUNK_BYTES) == b"a" * CHUNK_BYTES
+        next(unsealed_pieces(BytesIO(sealed[: HEAD + CHUNK]), key, NAME))
+    pieces = unsealed_pieces(BytesIO(sealed[:-1]), key, NAME)
+    assert next(pieces) == b"a" * CHUNK_BYTES
     with pytest.raises(CannotOpen):
-        opened.read(10)
+        next(pieces)
 
 
 def test_another_key_and_another_name_open_nothing() -> None:
@@ -136,3 +128,14 @@ async def test_blobs_of_users_are_sealed_and_templates_are_not(tmp_path: Path) -
     assert await blobs.exists(NAME)
     assert await blobs.keys("users") == [NAME]
     assert await blobs.delete_prefix("users/u1") == 1
+
+
+@pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES, CHUNK_BYTES + 1, 2 * CHUNK_BYTES + 7])
+@pytest.mark.parametrize("piece", [100_000, CHUNK_BYTES, CHUNK_BYTES + 1, 10 * CHUNK_BYTES])
+async def test_a_large_blob_comes_and_goes_in_pieces(tmp_path: Path, size: int, piece: int) -> None:
+    blobs = blobs_of_one_key(FolderBlobs(tmp_path), new_key())
+    data = secrets.token_bytes(size)
+    await blobs.put(NAME, BytesIO(data))
+    assert await blobs.get(NAME) == data
+    with await blobs.open(NAME) as opened:
+        assert b"".join(iter(lambda: opened.read(piece), b"")) == data
