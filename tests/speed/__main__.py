@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ from engine.bench.measures import told
 from engine.profiles import MiniProfile
 from engine.sample import sample_selfies
 from gpu_worker.contract.codec import AnyJob
-from gpu_worker.contract.events import EVENT, EVENT_FIELD, EVENT_STREAM, Failed, PortraitResult, Succeeded
+from gpu_worker.contract.events import EVENT, EVENT_FIELD, EVENT_STREAM
 from gpu_worker.contract.folder_blobs import FolderBlobs
 from gpu_worker.contract.jobs import MakePortraits, PhotoRef, TrainSubject
 from gpu_worker.contract.sealing import MasterKeys, new_key
@@ -66,12 +67,20 @@ class Times:
         return self.ended - self.started - self.engine
 
 
+@dataclass(frozen=True)
+class _Heard:
+    event: Any
+    at: float
+
+
 class Speed:
     """What is asked of the workers, and when they answered."""
 
     def __init__(self, bench: Bench, template: bytes, photos: tuple[PhotoRef, ...]) -> None:
         self._bench, self._template, self._photos = bench, template, photos
         self._queued: dict[str, float] = {}
+        self._heard: defaultdict[str, dict[str, _Heard]] = defaultdict(dict)  # of each job the first event of each kind
+        self._last = ""
 
     async def training(self) -> TrainSubject:
         """Queued."""
@@ -104,20 +113,21 @@ class Speed:
         """Waits for the job's end. Raises RuntimeError when it failed."""
         deadline = time.monotonic() + LONGEST_S
         while time.monotonic() < deadline:
-            moments: Json = {}
-            for entry, fields in await self._bench.redis.xrange(EVENT_STREAM):
-                event = EVENT.validate_json(fields[EVENT_FIELD.encode()])
-                if event.job_id != job.job_id:
-                    continue
-                if isinstance(event, Failed):
-                    raise RuntimeError(f"{job.kind} failed: {event.reason}")
-                moments.setdefault(event.event, int(entry.split(b"-")[0]) / 1000)
-                if isinstance(event, Succeeded):
-                    engine = event.result.seconds.get("all", 0.0) if isinstance(event.result, PortraitResult) else 0.0
-                    queued, m = self._queued[job.job_id], moments
-                    return Times(queued, m["started"], m["progress"], m["succeeded"], engine)
+            await self._hear()
+            heard = self._heard[job.job_id]
+            if failed := heard.get("failed"):
+                raise RuntimeError(f"{job.kind} failed: {failed.event.reason}")
+            if done := heard.get("succeeded"):
+                engine = done.event.result.seconds.get("all", 0.0)
+                return Times(self._queued[job.job_id], heard["started"].at, heard["progress"].at, done.at, engine)
             await asyncio.sleep(0.02)
         raise RuntimeError(f"{job.kind} did not end")
+
+    async def _hear(self) -> None:
+        """Takes in what is new on the stream. Reading all of it each time would keep the server busy."""
+        for entry, fields in await self._bench.redis.xrange(EVENT_STREAM, min=f"({self._last}" if self._last else "-"):
+            event, self._last = EVENT.validate_json(fields[EVENT_FIELD.encode()]), entry.decode()
+            self._heard[event.job_id].setdefault(event.event, _Heard(event, int(entry.split(b"-")[0]) / 1000))
 
     async def subject_of(self, training: TrainSubject) -> str:
         prefix: str = (await self._bench.outcome(training, LONGEST_S)).result.files_prefix
