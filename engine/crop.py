@@ -134,14 +134,18 @@ class Crop:
 
 def blend(below: Rgb, above: NDArray[np.floating] | Rgb, mask: Mask) -> Rgb:
     """`above` over `below` by `mask` (0..1), rounded; where the mask is 0 the bits of `below` stay."""
-    x, y, width, height = cv2.boundingRect((mask > 0).astype(np.uint8))
-    if width == 0:
-        return below.copy()
-    seen = slice(y, y + height), slice(x, x + width)
-    weight = for_channels(np.clip(mask[seen], 0, 1))
-    mixed = np.rint(below[seen] + (np.asarray(above[seen], np.float32) - below[seen]) * weight)
+    x, y, width, height = cv2.boundingRect((mask > 0).view(np.uint8))
     result = below.copy()
-    result[seen] = np.where(weight > 0, np.clip(mixed, 0, 255).astype(np.uint8), below[seen])
+    if width == 0:
+        return result
+    seen = slice(y, y + height), slice(x, x + width)
+    weight = np.clip(mask[seen], 0, 1)
+    mixed = above[seen].astype(np.float32)
+    mixed -= below[seen]
+    mixed *= for_channels(weight)
+    mixed += below[seen]
+    np.clip(np.rint(mixed, out=mixed), 0, 255, out=mixed)
+    result[seen] = cv2.copyTo(mixed.astype(np.uint8), (weight > 0).view(np.uint8), result[seen])
     return result
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.bending import face_width
 from engine.images import for_channels
+from engine.parsing import around_mask
 from engine.skin import hull, skin_likeness
 from engine.types import Mask, Points
 
@@ -22,15 +27,32 @@ FINE = 0.008  # of the face's width: sigma below which there is texture; no pixe
 LEAST_TEXTURE = 0.55  # of a photo's: freckles and wrinkles are a person's, however smooth the template
 
 
-def as_fine(face: Plane, template: Plane, landmarks: Points) -> tuple[Plane, float]:
-    """`face` no sharper and its skin hardly rougher than the template's face, both (H, W, 3) of 0..1 with these 68
-    points; and the sigma by which it was blurred for that, 0 where the template is in focus. A face that is softer than
-    the template's stays as it is: detail cannot be made up."""
-    blur, wanted = edge_blur(face, landmarks), edge_blur(template, landmarks)
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A face's pixels, and what is asked of them more than once."""
+
+    rgb: Plane  # (H, W, 3), 0..1
+    landmarks: Points  # 68 points and what else goes with them
+
+    @cached_property
+    def lab(self) -> Plane:
+        return cv2.cvtColor(self.rgb, cv2.COLOR_RGB2LAB)
+
+    @cached_property
+    def skin(self) -> Mask:
+        return skin_likeness(self.lab, self.landmarks)
+
+
+def as_fine(face: Plane, template: Seen) -> tuple[Plane, float]:
+    """`face` no sharper and its skin hardly rougher than the template's face, with the points of which it is shown; and
+    the sigma by which it was blurred for that, 0 where the template is in focus. A face that is softer than the
+    template's stays as it is: detail cannot be made up."""
+    landmarks = template.landmarks
+    blur, wanted = edge_blur(face, landmarks), edge_blur(template.rgb, landmarks)
     added = float(np.sqrt(wanted**2 - blur**2)) if wanted > NOTICED * blur else 0.0
     if added:
         face = cv2.GaussianBlur(face, (0, 0), added)
-    face = _smooth_as(face, template, landmarks) if FINE * face_width(landmarks) >= 1 else face
+    face = _smooth_as(Seen(face, landmarks), template) if FINE * face_width(landmarks) >= 1 else face
     return face, added
 
 
@@ -41,11 +63,12 @@ def edge_blur(rgb: Plane, landmarks: Points) -> float:
     from a single image).
     """
     again = AGAIN * face_width(landmarks)
-    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
-    slope, lower = _slope(grey), _slope(cv2.GaussianBlur(grey, (0, 0), again))
-    where = hull(landmarks[FEATURES], grey.shape) > 0
+    where = hull(landmarks[FEATURES], rgb.shape) > 0
     if not where.any():
         return 0.0
+    seen = around_mask(where, ceil(4 * again) + 3)  # beyond the blur and the slope
+    grey, where = cv2.cvtColor(rgb[seen], cv2.COLOR_RGB2GRAY), where[seen]
+    slope, lower = _slope(grey), _slope(cv2.GaussianBlur(grey, (0, 0), again))
     edges = where & (slope >= np.quantile(slope[where], EDGES)) & (slope > 1e-4)
     if not edges.any():
         return 0.0
@@ -53,18 +76,22 @@ def edge_blur(rgb: Plane, landmarks: Points) -> float:
     return float(np.quantile(again / np.sqrt(ratio**2 - 1), SHARPEST))
 
 
-def _smooth_as(face: Plane, template: Plane, landmarks: Points) -> Plane:
-    lab, wanted = (cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB) for rgb in (face, template))
+def _smooth_as(face: Seen, template: Seen) -> Plane:
+    lab, landmarks = face.lab, template.landmarks
     radius = FINE * face_width(landmarks)
-    skin, other = skin_likeness(lab, landmarks), skin_likeness(wanted, landmarks)
-    features = cv2.GaussianBlur(_features(landmarks, skin.shape, radius), (0, 0), 2 * radius)
-    inside = hull(landmarks, skin.shape) * (1 - features)
-    texture, smoother = (cv2.GaussianBlur(v, (0, 0), radius) for v in (lab, wanted))
-    texture, smoother = lab - texture, wanted - smoother
-    most = _strength(smoother[..., 0], other * inside) / max(_strength(texture[..., 0], skin * inside), 1e-3)
+    bare = 1 - cv2.GaussianBlur(_features(landmarks, lab.shape, radius), (0, 0), 2 * radius)
+    inside = hull(landmarks, lab.shape) * bare
+    texture, smoother = (np.subtract(v, b, out=b) for v in (lab, template.lab) for b in (_blurred(v, radius),))
+    most = _strength(smoother, template.skin * inside) / max(_strength(texture, face.skin * inside), 1e-3)
     gain = float(np.clip(most, LEAST_TEXTURE, 1))
-    lab = lab - (1 - gain) * texture * for_channels(skin * (1 - features))
-    return np.clip(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB), 0, 1)
+    texture *= 1 - gain
+    texture *= for_channels(face.skin * bare)
+    rgb = cv2.cvtColor(np.subtract(lab, texture, out=texture), cv2.COLOR_LAB2RGB)
+    return np.clip(rgb, 0, 1, out=rgb)
+
+
+def _blurred(values: Plane, radius: float) -> Plane:
+    return cv2.GaussianBlur(values, (0, 0), radius)
 
 
 def _features(landmarks: Points, shape: tuple[int, ...], margin: float) -> Mask:
@@ -76,11 +103,12 @@ def _features(landmarks: Points, shape: tuple[int, ...], margin: float) -> Mask:
 
 
 def _strength(texture: Plane, where: Mask) -> float:
-    """Mean size, by a median so that single hairs and moles do not count."""
-    values = np.abs(texture[where > 0.5])
+    """Mean size of a texture's lightness, by a median so that single hairs and moles do not count."""
+    values = np.abs(cv2.extractChannel(texture, 0)[where > 0.5])
     return float(np.median(values)) if len(values) else 0.0
 
 
 def _slope(grey: Plane) -> Plane:
     slope = cv2.magnitude(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
-    return np.asarray(slope / 8, np.float32)
+    slope /= 8
+    return slope

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from engine.images import for_channels, in_lab
 from engine.types import Mask, Rgb
 
-Places = tuple[NDArray[np.intp], ...]  # rows and columns of pixels
-
 RING = 0.02  # width of the ring on either side of the mask's edge, share of the mask's width
 
 
@@ -23,7 +21,7 @@ class Ring:
 
     inside: Mask  # 0 and 1
     width: float  # of either side: the blur's sigma, px
-    edge: Places  # n pixels: those around the inside that touch it
+    edge: NDArray[np.intp]  # n pixels, counted row by row: those around the inside that touch it
     share: tuple[NDArray[np.float32], NDArray[np.float32]]  # (n,) of an edge pixel's neighbourhood: inside, outside
     insides: NDArray[np.float32]  # (H, W, 3) `inside`
 
@@ -31,8 +29,9 @@ class Ring:
     def of(mask: Mask) -> Ring:
         inside = (mask > 0.5).astype(np.float32)
         width = max(1.0, RING * float((mask > 0.5).any(0).sum()))
-        edge = np.nonzero(cv2.dilate(inside, np.ones((3, 3))) > inside)
-        inner, outer = (np.maximum(cv2.GaussianBlur(side, (0, 0), width)[edge], 1e-6) for side in (inside, 1 - inside))
+        edge = np.flatnonzero(cv2.dilate(inside, np.ones((3, 3))) > inside)
+        blurred = (cv2.GaussianBlur(side, (0, 0), width) for side in (inside, 1 - inside))
+        inner, outer = (np.maximum(share.take(edge), 1e-6) for share in blurred)
         return Ring(inside, width, edge, (inner, outer), for_channels(inside))
 
     def steps(self, rgb: Rgb) -> NDArray[np.float32]:
@@ -51,19 +50,18 @@ class Ring:
     def laid_out(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """(H, W) or (H, W, 3): `values` of the edge's pixels where they lie, 0 elsewhere."""
         plane = np.zeros((*self.inside.shape, *values.shape[1:]), np.float32)
-        plane[self.edge] = values
+        plane.reshape(-1, *values.shape[1:])[self.edge] = values
         return plane
 
     def _means(
         self, values: NDArray[np.float32], inside: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """At the edge's pixels, over the small ring inside and over the one outside."""
-        within = values * inside
-        inner = cv2.GaussianBlur(within, (0, 0), self.width)[self.edge]
+        across, within = values.shape[2:], values * inside
+        inner = cv2.GaussianBlur(within, (0, 0), self.width).reshape(-1, *across).take(self.edge, axis=0)
         beyond = np.subtract(values, within, out=within)
-        outer = cv2.GaussianBlur(beyond, (0, 0), self.width)[self.edge]
-        across = (slice(None), *(None,) * (values.ndim - 2))
-        return inner / self.share[0][across], outer / self.share[1][across]
+        outer = cv2.GaussianBlur(beyond, (0, 0), self.width).reshape(-1, *across).take(self.edge, axis=0)
+        return (inner.T / self.share[0]).T, (outer.T / self.share[1]).T
 
 
 def seam(rgb: Rgb, template: Rgb, mask: Mask, skin: Mask) -> float:

@@ -11,9 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, floor
+from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.images import Window, clip_box, in_lab
 from engine.skin import hull, skin_likeness
@@ -120,7 +122,7 @@ def around(points: Points, room: float, shape: tuple[int, ...]) -> Window:
     return slice(y1, y2), slice(x1, x2)
 
 
-def around_mask(mask: Mask, room: int) -> Window:
+def around_mask(mask: NDArray[Any], room: int) -> Window:
     """Rows and columns that hold all of `mask` that is not 0, and `room` pixels around."""
     x, y, width, height = cv2.boundingRect((mask != 0).view(np.uint8))
     bottom, right = min(y + height + room, mask.shape[0]), min(x + width + room, mask.shape[1])
@@ -154,8 +156,10 @@ def above_brows(face: Face, shape: tuple[int, ...]) -> Mask:
 
 def way_up(shape: tuple[int, ...], start: Points, up: Points) -> Mask:
     """(H, W) how far each pixel lies from the point `start` along `up`, in lengths of it; negative below."""
-    y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
-    return ((x - start[0]) * up[0] + (y - start[1]) * up[1]) / max(float((up**2).sum()), 1e-6)
+    y, x = (np.arange(side, dtype=np.float32) for side in shape[:2])
+    way = np.add.outer((y - start[1]) * up[1], (x - start[0]) * up[0])
+    way /= max(float((up**2).sum()), 1e-6)
+    return way
 
 
 def grown(mask: Mask, by: float) -> Mask:

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import cv2
 import numpy as np
 
 from engine.bending import STIFFNESS, Patch, Plane, bent, dense, face_width, nodes_over, sampled, spline
 from engine.errors import FusionFailed
-from engine.focus import as_fine
-from engine.images import for_channels, smooth_step
+from engine.focus import Seen, as_fine
+from engine.images import column_sums, for_channels, smooth_step
 from engine.models.mean_head import HeadView, with_forehead
-from engine.parsing import around, way_up
-from engine.skin import fringe, hull, share_inside, skin_likeness
+from engine.parsing import around, around_mask, way_up
+from engine.skin import fringe, hull, share_inside
 from engine.types import Face, Mask, Points, Rgb
 
 JAW, BROWS = slice(0, 17), slice(17, 27)
@@ -77,23 +78,25 @@ class LandmarkFuser:
 
 def _laid_over(below: Plane, reference: Rgb, warp: _Warp) -> Plane:
     """The reference's face at `warp.goal` of `below`, in its light, as far as it shows."""
-    goal = warp.goal
-    face, blur = as_fine(_warped(reference, warp, below.shape), below, goal)
-    lab_below, lab_face = (cv2.cvtColor(picture, cv2.COLOR_RGB2LAB) for picture in (below, face))
-    skin_below, skin_face = skin_likeness(lab_below, goal), skin_likeness(lab_face, goal)
-    skin = skin_face * skin_below
-    lab_lit = _relit(lab_face, lab_below, skin, goal)
+    goal, template = warp.goal, Seen(below, warp.goal)
+    fine, blur = as_fine(_warped(reference, warp, below.shape), template)
+    face = Seen(fine, goal)
+    skin = face.skin * template.skin
+    lab_lit = _relit(face.lab, template.lab, skin, goal)
     lit = cv2.cvtColor(lab_lit, cv2.COLOR_LAB2RGB)
-    fringed = fringe(skin_face, goal)
-    shown = _alpha(goal, skin_below, skin_face, fringed)
+    fringed = fringe(face.skin, goal)
+    shown = _alpha(goal, template.skin, face.skin, fringed)
     if fringed > 0:
-        light = _light_above(lab_lit - lab_below, shown, 4 * shown * (1 - shown) * skin, goal)
-        lab_below += fringed * light * for_channels(_forehead(goal, skin_below))
+        light = _light_above(lab_lit - template.lab, shown, 4 * shown * (1 - shown) * skin, goal)
+        lab_below = template.lab + fringed * light * for_channels(_forehead(goal, template.skin))
         below = cv2.cvtColor(lab_below, cv2.COLOR_LAB2RGB)
-    alpha = np.maximum(shown, _beard_below(goal, skin_face, lab_face[..., 0]))
+    alpha = np.maximum(shown, _beard_below(goal, face.skin, cv2.extractChannel(face.lab, 0)))
     if blur:  # out of focus, an outline is so too
         alpha = cv2.GaussianBlur(alpha, (0, 0), blur)
-    return np.asarray(below + (lit - below) * for_channels(alpha), np.float32)
+    lit -= below
+    lit *= for_channels(alpha)
+    lit += below
+    return lit
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,8 @@ def _warped(reference: Rgb, warp: _Warp, shape: tuple[int, ...]) -> Plane:
         cut = cv2.resize(cut, size, interpolation=cv2.INTER_AREA)
     nodes, grid = nodes_over(shape)
     moved = spline(warp.goal, at.astype(np.float32), nodes, warp.stiffness)
-    return np.clip(sampled(cut, dense(moved, grid, shape)), 0, 1)
+    warped = sampled(cut, dense(moved, grid, shape))
+    return np.clip(warped, 0, 1, out=warped)
 
 
 def _relit(face: Plane, below: Plane, skin: Mask, goal: Points) -> Plane:
@@ -144,16 +148,20 @@ def _relit(face: Plane, below: Plane, skin: Mask, goal: Points) -> Plane:
         cv2.resize(base, face.shape[1::-1], interpolation=cv2.INTER_CUBIC)
         for base in _bases((source, light), weight, radius)
     )
-    detail = face - from_
-    darker = np.clip(to[..., 0] / np.maximum(from_[..., 0], 1), 0.6, DARKER)
-    brighter = np.clip((100 - to[..., 0]) / np.maximum(100 - from_[..., 0], 1), 0.5, 1.2)
-    far = np.tanh(np.abs(detail[..., 0]) / FINE)  # fine texture keeps its contrast, whichever side of the skin it is on
-    gain = 1 + (np.where(detail[..., 0] < 0, darker, brighter) - 1) * far
-    brightness = to[..., 0] + detail[..., 0] * gain
-    tint = for_channels(np.clip(brightness / np.maximum(to[..., 0], 1), 0, 1), 2)  # what is dark takes on no colour
-    colour = face[..., 1:] + (to - from_)[..., 1:] * tint
-    lit: Plane = cv2.merge([np.clip(brightness, 0, 100), *cv2.split(colour)]).astype(np.float32, copy=False)
-    return lit
+    face_light, from_light, to_light = (cv2.extractChannel(lab, 0) for lab in (face, from_, to))
+    detail = face_light - from_light
+    darker = np.clip(to_light / np.maximum(from_light, 1), 0.6, DARKER)
+    brighter = np.clip((100 - to_light) / np.maximum(100 - from_light, 1), 0.5, 1.2)
+    gain = np.where(detail < 0, darker, brighter)
+    gain -= 1
+    gain *= np.tanh(np.abs(detail) / FINE)  # fine texture keeps its contrast, whichever side of the skin it is on
+    gain += 1
+    gain *= detail
+    gain += to_light  # by now the brightness
+    to -= from_
+    to *= for_channels(np.clip(gain / np.maximum(to_light, 1), 0, 1))  # what is dark takes on no colour
+    to += face
+    return np.asarray(cv2.insertChannel(np.clip(gain, 0, 100, out=gain), to, 0), np.float32)
 
 
 def _small(shape: tuple[int, ...], goal: Points) -> tuple[float, tuple[int, int]]:
@@ -165,13 +173,20 @@ def _small(shape: tuple[int, ...], goal: Points) -> tuple[float, tuple[int, int]
 def _bases(faces: Sequence[Plane], weight: Mask, radius: float) -> Iterator[Plane]:
     """The light on each face: its Lab smoothed over what counts; over larger distances where little does."""
     trust = cv2.GaussianBlur(weight, (0, 0), radius, borderType=cv2.BORDER_CONSTANT)
-    trust, total, counts = for_channels(np.clip(trust / 0.25, 0, 1)), weight.sum(), for_channels(weight)
-    for lab in faces:
-        weighed = lab * counts
-        mean = weighed.sum((0, 1)) / total
-        both = cv2.merge([weighed, weight])
+    trust, total = for_channels(np.clip(trust / 0.25, 0, 1)), weight.sum()
+    weighed = [plane * weight for lab in faces for plane in cv2.split(lab)]
+    sums = column_sums(cv2.merge(weighed).reshape(weight.size, -1))
+    for first in range(0, len(weighed), 3):
+        both = cv2.merge([*weighed[first : first + 3], weight])
         far, near = _spread(both, 3 * radius), _spread(both, radius)
-        yield mean + LIGHT * (far + (near - far) * trust - mean)
+        mean = np.tile(sums[first : first + 3] / total, weight.shape[1]).reshape(1, -1, 3)
+        near -= far
+        near *= trust
+        near += far
+        near -= mean
+        near *= LIGHT
+        near += mean
+        yield near
 
 
 def _spread(both: Plane, radius: float) -> Plane:
@@ -186,7 +201,7 @@ def _spread(both: Plane, radius: float) -> Plane:
     both = cv2.GaussianBlur(both, (0, 0), sigma[0], sigmaY=sigma[1], borderType=cv2.BORDER_CONSTANT)
     *values, weight = cv2.split(cv2.resize(both, size, interpolation=cv2.INTER_CUBIC))
     weight += 1e-12
-    return cv2.merge([value / weight for value in values])
+    return cv2.merge([np.divide(value, weight, out=value) for value in values])
 
 
 def _light_above(step: Plane, shown: Mask, edge: Mask, goal: Points) -> Plane:
@@ -256,5 +271,8 @@ def _beard_below(goal: Points, skin_face: Mask, lightness: Plane) -> Mask:
 
 def _soft(mask: Mask, radius: float) -> Mask:
     """`mask` with an edge that fades inwards only: 0 on its border and beyond."""
-    inside = cv2.distanceTransform((mask > 0.5).astype(np.uint8), cv2.DIST_L2, 5)
-    return cv2.GaussianBlur((inside > 2 * radius).astype(np.float32), (0, 0), max(radius, 0.5))
+    sigma, soft = max(radius, 0.5), np.zeros_like(mask)
+    seen = around_mask(mask, ceil(4 * sigma) + 2)  # the blur reaches no farther
+    inside = cv2.distanceTransform((mask[seen] > 0.5).view(np.uint8), cv2.DIST_L2, 5)
+    soft[seen] = cv2.GaussianBlur((inside > 2 * radius).astype(np.float32), (0, 0), sigma)
+    return soft

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from engine import metrics
 from engine.crop import blend
-from engine.images import for_channels, in_lab, smooth_step
+from engine.images import column_sums, for_channels, in_lab, pixels_of, smooth_step
 from engine.parsing import around_mask, closed
 from engine.types import Mask, Rgb
 
@@ -40,8 +40,8 @@ def colour_shifted(picture: Rgb, skin: Mask, target: Rgb, target_skin: Mask, whe
     if skin.max() == 0 or target_skin.max() == 0 or where.max() == 0:
         return picture
     lab = in_lab(piece)
-    mean, spread = _statistics(lab[skin > 0])
-    target_mean, target_spread = _statistics(in_lab(target[of_target])[target_skin > 0])
+    mean, spread = _statistics(pixels_of(lab, skin > 0))
+    target_mean, target_spread = _statistics(pixels_of(in_lab(target[of_target]), target_skin > 0))
     # By whole rows: NumPy is slow where it goes on by threes.
     means, gains, goals = (
         np.tile(each, piece.shape[1]) for each in (mean, np.clip(target_spread / spread, *GAIN), target_mean)
@@ -118,5 +118,8 @@ def _statistics(lab: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[
     """Mean and spread of (n, 3), without the tenth that is farthest from the median (shadows, beard, highlights)."""
     lightness = np.ascontiguousarray(lab[:, 0])
     away = np.abs(lightness - np.median(lightness))
-    kept = lab[away <= np.quantile(away, 0.9)]
-    return kept.mean(0), np.maximum(kept.std(0), LEAST_SPREAD)
+    kept = lab.compress(away <= np.quantile(away, 0.9), axis=0)
+    mean = column_sums(kept) / len(kept)
+    off = kept.ravel() - np.tile(mean, len(kept))
+    off *= off
+    return mean, np.maximum(np.sqrt(column_sums(off.reshape(kept.shape)) / len(kept)), LEAST_SPREAD)
