@@ -155,7 +155,8 @@ def pixels_of(picture: NDArray[np.float32], where: NDArray[np.bool_]) -> NDArray
 
 def column_sums(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     """(c,) of (n, c), added one by one as NumPy does where c is small, six times as fast."""
-    return np.asarray(cv2.reduce(rows, 0, cv2.REDUCE_SUM)[0], np.float32)
+    sums: NDArray[np.float32] = cv2.reduce(rows, 0, cv2.REDUCE_SUM)[0]
+    return sums
 
 
 def for_channels(plane: Mask, channels: int = 3) -> NDArray[np.float32]:

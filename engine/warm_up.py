@@ -18,6 +18,7 @@ import torch
 from engine.errors import MissingWeights, OutOfGpuMemory
 from engine.first_look import first_look
 from engine.inspection import inspect_photos
+from engine.memory import keep_freed
 from engine.portraits import make_portraits
 from engine.profiles import Profile
 from engine.subject import Subject
@@ -33,9 +34,11 @@ SPARE_GIB = 8.0
 def prepare(profile: Profile, trainings: bool, candidates: Sequence[int]) -> None:
     """Makes ready for trainings, if wanted, and for portraits of so many candidates, the usual number first.
 
-    Where nothing is recorded (on a CPU, for a small GPU) it does nothing. Raises MissingWeights, and OutOfGpuMemory
-    where a training or a usual portrait does not fit. Whatever else goes wrong is logged: no job needs this.
+    Where nothing is recorded (on a CPU, for a small GPU) it only tells the C library to keep memory. Raises
+    MissingWeights, and OutOfGpuMemory where a training or a usual portrait does not fit. Whatever else goes wrong is
+    logged: no job needs this.
     """
+    keep_freed()
     diffusion = profile.diffusion
     if not diffusion.graphs.records_on(diffusion.device):
         return

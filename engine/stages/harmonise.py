@@ -119,7 +119,8 @@ def _statistics(lab: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[
     lightness = np.ascontiguousarray(lab[:, 0])
     away = np.abs(lightness - np.median(lightness))
     kept = lab.compress(away <= np.quantile(away, 0.9), axis=0)
-    mean = column_sums(kept) / len(kept)
+    mean = column_sums(kept) / np.float32(len(kept))
     off = kept.ravel() - np.tile(mean, len(kept))
     off *= off
-    return mean, np.maximum(np.sqrt(column_sums(off.reshape(kept.shape)) / len(kept)), LEAST_SPREAD)
+    variance = column_sums(off.reshape(kept.shape)) / np.float32(len(kept))
+    return mean, np.maximum(np.sqrt(variance), np.float32(LEAST_SPREAD))
