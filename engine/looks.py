@@ -77,7 +77,9 @@ class Rim:
         mask = fused.parts.face
         seen, skin = _around_rim(mask), np.zeros_like(mask)
         skin[seen] = np.minimum(*(skin_of(rgb, fused.face, seen) for rgb in (template, fused.rgb)))
-        return Rim(template, mask, skin)
+        rim = Rim(template, mask, skin)
+        _ = rim._steps  # while nobody waits for it: a rim is worked out beside a pass
+        return rim
 
     def seam(self, rgb: Rgb) -> float:
         own, counts = self._steps

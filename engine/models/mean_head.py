@@ -8,6 +8,7 @@ corners of the eyes; x right, y down, z towards the camera.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,25 +109,9 @@ class HeadView:
         """The view under which the mean head fits (68, 2) landmarks best.
 
         Depth is not seen: it is taken from the current fit and the fit is repeated, which converges in about thirty
-        rounds.
+        rounds. A person's photos are asked for again and again, a template's face several times on its way.
         """
-        seen = np.asarray(landmarks, np.float64)
-        shift = seen.mean(0)
-        model = MEAN_HEAD - MEAN_HEAD.mean(0)
-        spread, size = model.T @ model, float((model**2).sum())
-        common = np.zeros((3, 3))  # the completed landmarks' products with the model
-        common[:2] = (seen - shift).T @ model
-        scale, rotation = 1.0, np.eye(3)
-        for _ in range(_ROUNDS):
-            before = rotation
-            u, s, vt = np.linalg.svd(common)
-            flip = np.array([1, 1, np.sign(np.linalg.det(u @ vt))])
-            rotation = (u * flip) @ vt
-            scale = float(s @ flip) / size
-            common[2] = scale * rotation[2] @ spread  # the model's depth under this view
-            if np.abs(rotation - before).max() < _CONVERGED:
-                break
-        return HeadView(scale, rotation, shift - scale * (rotation @ MEAN_HEAD.mean(0))[:2])
+        return _fitted(np.asarray(landmarks, np.float64).tobytes())
 
     def angle_to(self, other: HeadView) -> float:
         """Degrees between the directions in which the two heads look."""
@@ -140,6 +125,28 @@ class HeadView:
         """(68, 3) the mean head bent so that it projects exactly on `landmarks`."""
         off = (np.asarray(landmarks, np.float64) - self.project(MEAN_HEAD)) / self.scale
         return MEAN_HEAD + np.column_stack([off, np.zeros(len(off))]) @ self.rotation
+
+
+@lru_cache(256)
+def _fitted(landmarks: bytes) -> HeadView:
+    """By 68 points as they lie in memory."""
+    seen = np.frombuffer(landmarks, np.float64).reshape(-1, 2)
+    shift = seen.mean(0)
+    model = MEAN_HEAD - MEAN_HEAD.mean(0)
+    spread, size = model.T @ model, float((model**2).sum())
+    common = np.zeros((3, 3))  # the completed landmarks' products with the model
+    common[:2] = (seen - shift).T @ model
+    scale, rotation = 1.0, np.eye(3)
+    for _ in range(_ROUNDS):
+        before = rotation
+        u, s, vt = np.linalg.svd(common)
+        flip = np.array([1, 1, np.sign(np.linalg.det(u @ vt))])
+        rotation = (u * flip) @ vt
+        scale = float(s @ flip) / size
+        common[2] = scale * rotation[2] @ spread  # the model's depth under this view
+        if np.abs(rotation - before).max() < _CONVERGED:
+            break
+    return HeadView(scale, rotation, shift - scale * (rotation @ MEAN_HEAD.mean(0))[:2])
 
 
 def with_forehead(head: Shape) -> Shape:
