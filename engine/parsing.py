@@ -123,7 +123,7 @@ def around(points: Points, room: float, shape: tuple[int, ...]) -> Window:
 
 
 def around_mask(mask: NDArray[Any], room: int) -> Window:
-    """Rows and columns that hold all of `mask` that is not 0, and `room` pixels around."""
+    """Rows and columns that hold all of `mask` that is not 0, and `room` pixels around; with room, never nothing."""
     x, y, width, height = cv2.boundingRect((mask != 0).view(np.uint8))
     bottom, right = min(y + height + room, mask.shape[0]), min(x + width + room, mask.shape[1])
     return slice(max(0, y - room), bottom), slice(max(0, x - room), right)

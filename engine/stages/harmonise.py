@@ -35,7 +35,7 @@ def colour_shifted(picture: Rgb, skin: Mask, target: Rgb, target_skin: Mask, whe
     Without skin in one of the two pictures nothing changes.
     """
     size = max(1, round(BLUR * min(picture.shape[:2]) / 512))
-    seen, of_target = around_mask(skin, size + 3), around_mask(target_skin, 0)  # beyond the skin's blur nothing changes
+    seen, of_target = around_mask(skin, size + 3), around_mask(target_skin, 1)  # beyond the skin's blur nothing changes
     piece, skin, where, target_skin = picture[seen], skin[seen], where[seen], target_skin[of_target]
     if skin.max() == 0 or target_skin.max() == 0 or where.max() == 0:
         return picture

@@ -125,7 +125,7 @@ class Canvas:
     @cached_property
     def _changed(self) -> Window:
         """Rows and columns beyond which the picture stays as it is."""
-        return around_mask(self.mask, 0)
+        return around_mask(self.mask, 1)
 
 
 def painted(canvas: Canvas, diffusion: Diffusion, on_step: Callable[[int, int], None]) -> list[Rgb]:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from engine.config import PortraitConfig
-from engine.crop import box_crop, chip_crop
+from engine.crop import Crop, box_crop, chip_crop
 from engine.diffusion import InpaintRequest, Painting
 from engine.errors import UnsafePicture
 from engine.images import read_photo, resized
@@ -100,6 +100,21 @@ def test_a_close_up_larger_than_the_canvas_keeps_its_own_detail(template: Photo,
     fine = [p - cv2.GaussianBlur(p, (0, 0), 2) for p in (before, after)]
     assert np.corrcoef(fine[0].ravel(), fine[1].ravel())[0, 1] > 0.97
     assert np.array_equal(painted[mask == 0], picture[mask == 0])
+
+
+@pytest.mark.parametrize("zoom", [0.7, 1, 3])
+@pytest.mark.parametrize("place", ["nowhere", "everywhere", "in a corner", "beyond the canvas"])
+def test_wherever_a_mask_lies_nothing_beside_it_changes(zoom: float, place: str) -> None:
+    picture = np.random.default_rng(0).integers(0, 200, (90, 80, 3), dtype=np.uint8)
+    crop = Crop(np.array([[zoom, 0, -5], [0, zoom, -6]], np.float64), (48, 48))
+    mask = np.zeros(picture.shape[:2], np.float32)
+    windows = {"nowhere": np.s_[:0], "everywhere": np.s_[:], "in a corner": np.s_[:30, :30]}
+    mask[windows.get(place, np.s_[85:, 75:])] = 1
+    lighter = Recorded(lambda rgb: rgb + np.uint8(40))
+    canvas = inpaint.Canvas.of(picture, mask, crop, crop.cut(picture), (), inpaint.Pass("", "", 1, 1.0, 2.0, 0))
+    (painted,) = inpaint.painted(canvas, lighter, lambda done, total: None)  # type: ignore[arg-type]
+    assert np.array_equal(painted[mask == 0], picture[mask == 0])
+    assert np.array_equal(painted, picture) == (place not in ("everywhere", "in a corner"))
 
 
 def test_what_is_finer_than_the_canvas_keeps_its_colour(template: Photo, detector: DlibDetector) -> None:

@@ -95,6 +95,8 @@ def test_without_skin_the_colour_shift_changes_nothing(drawn: tuple[Rgb, Face]) 
     parts = parse_by_landmarks(rgb, face)
     nothing = np.zeros_like(parts.skin)
     assert np.array_equal(harmonise.colour_shifted(rgb, nothing, 255 - rgb, parts.skin, parts.face), rgb)
+    assert np.array_equal(harmonise.colour_shifted(rgb, parts.skin, 255 - rgb, nothing, parts.face), rgb)
+    assert np.array_equal(harmonise.colour_shifted(rgb, parts.skin, 255 - rgb, parts.skin, nothing), rgb)
 
 
 def test_makeup_brings_the_lips_colour_and_not_the_complexion(drawn: tuple[Rgb, Face]) -> None:
