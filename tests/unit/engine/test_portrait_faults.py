@@ -108,8 +108,13 @@ def test_wherever_a_mask_lies_nothing_beside_it_changes(zoom: float, place: str)
     picture = np.random.default_rng(0).integers(0, 200, (90, 80, 3), dtype=np.uint8)
     crop = Crop(np.array([[zoom, 0, -5], [0, zoom, -6]], np.float64), (48, 48))
     mask = np.zeros(picture.shape[:2], np.float32)
-    windows = {"nowhere": np.s_[:0], "everywhere": np.s_[:], "in a corner": np.s_[:30, :30]}
-    mask[windows.get(place, np.s_[85:, 75:])] = 1
+    left, top, right, bottom = {
+        "nowhere": (0, 0, 0, 0),
+        "everywhere": (0, 0, 80, 90),
+        "in a corner": (0, 0, 30, 30),
+        "beyond the canvas": (75, 85, 80, 90),
+    }[place]
+    mask[top:bottom, left:right] = 1
     lighter = Recorded(lambda rgb: rgb + np.uint8(40))
     canvas = inpaint.Canvas.of(picture, mask, crop, crop.cut(picture), (), inpaint.Pass("", "", 1, 1.0, 2.0, 0))
     (painted,) = inpaint.painted(canvas, lighter, lambda done, total: None)  # type: ignore[arg-type]
