@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.images import Window, clip_box, for_channels, grow_box
+from engine.images import Window, around_mask, clip_box, for_channels, grow_box, overlap, within
 from engine.mini.chip import chip_matrix, five_points
 from engine.types import Face, Mask, Matrix, Points, Rgb
 
@@ -66,22 +66,15 @@ class Crop:
     def lift(self, values: Plane, shape: tuple[int, ...], window: Window | None = None) -> Plane:
         """Canvas values (float32, signed is fine) in the frame of a picture of `shape`; 0 beyond the canvas. Only the
         rows and columns `window` of it where that is given."""
-        rows, columns = window or (slice(0, shape[0]), slice(0, shape[1]))
+        rows, columns = window = window or (slice(0, shape[0]), slice(0, shape[1]))
         lifted = np.zeros((rows.stop - rows.start, columns.stop - columns.start, *values.shape[2:]), np.float32)
         place = self._place(shape)
-        seen = place or self._shown(shape)
-        top, bottom = max(rows.start, seen[0].start), min(rows.stop, seen[0].stop)
-        left, right = max(columns.start, seen[1].start), min(columns.stop, seen[1].stop)
-        if top < bottom and left < right:
-            if place:
-                there = values[
-                    top - place[0].start : bottom - place[0].start, left - place[1].start : right - place[1].start
-                ]
-            else:  # from the first column on that shows anything: OpenCV rounds each column's place from there
-                there = self._lifted(values, (slice(top, bottom), slice(seen[1].start, right)))[
-                    :, left - seen[1].start :
-                ]
-            lifted[top - rows.start : bottom - rows.start, left - columns.start : right - columns.start] = there
+        if place and (seen := overlap(window, place)):
+            lifted[within(seen, window)] = values[within(seen, place)]
+        elif not place and (seen := overlap(window, shown := self._shown(shape))):
+            # From the first column on that shows anything: OpenCV rounds each column's place from there.
+            whole_rows = seen[0], slice(shown[1].start, seen[1].stop)
+            lifted[within(seen, window)] = self._lifted(values, whole_rows)[within(seen, whole_rows)]
         return lifted
 
     def paste(self, picture: Rgb, canvas: Rgb, mask: Mask) -> Rgb:
@@ -95,7 +88,7 @@ class Crop:
             result[window] = blend(picture[window], above, weight)
         return result
 
-    def _place(self, shape: tuple[int, ...]) -> tuple[slice, slice] | None:
+    def _place(self, shape: tuple[int, ...]) -> Window | None:
         """Rows and columns of a picture of `shape` that the canvas is, pixel for pixel; None where it is no such
         rectangle. A warp would give the same bits, more slowly."""
         (left, top), (width, height) = (round(-shift) for shift in self.matrix[:, 2]), self.size
@@ -104,7 +97,7 @@ class Crop:
         is_inside = left >= 0 and top >= 0 and left + width <= shape[1] and top + height <= shape[0]
         return (slice(top, top + height), slice(left, left + width)) if is_inside else None
 
-    def _shown(self, shape: tuple[int, ...]) -> tuple[slice, slice]:
+    def _shown(self, shape: tuple[int, ...]) -> Window:
         """Rows and columns of a picture of `shape` beyond which there is nothing of the canvas."""
         right, bottom = self.size
         corners = self.to_picture(np.array([[0, 0], [right, 0], [right, bottom], [0, bottom]], np.float32))
@@ -112,7 +105,7 @@ class Crop:
         left, top, right, bottom = clip_box((float(x1), float(y1), float(x2), float(y2)), shape)
         return slice(top, bottom), slice(left, right)
 
-    def _lifted(self, values: Plane, window: tuple[slice, slice]) -> Plane:
+    def _lifted(self, values: Plane, window: Window) -> Plane:
         if self.scale > 1:  # the way back shrinks: take away what would alias
             values = cv2.GaussianBlur(values, (0, 0), 0.5 * self.scale)
         rows, columns = window
@@ -134,11 +127,9 @@ class Crop:
 
 def blend(below: Rgb, above: NDArray[np.floating] | Rgb, mask: Mask) -> Rgb:
     """`above` over `below` by `mask` (0..1), rounded; where the mask is 0 the bits of `below` stay."""
-    x, y, width, height = cv2.boundingRect((mask > 0).view(np.uint8))
-    result = below.copy()
-    if width == 0:
+    result, seen = below.copy(), around_mask(mask > 0)
+    if result[seen].size == 0:
         return result
-    seen = slice(y, y + height), slice(x, x + width)
     weight = np.clip(mask[seen], 0, 1)
     mixed = above[seen].astype(np.float32)
     mixed -= below[seen]

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.bending import face_width
-from engine.images import for_channels
-from engine.parsing import around_mask
+from engine.images import around_mask, for_channels
 from engine.skin import hull, skin_likeness
 from engine.types import Mask, Points
 
@@ -81,7 +80,7 @@ def _smooth_as(face: Seen, template: Seen) -> Plane:
     radius = FINE * face_width(landmarks)
     bare = 1 - cv2.GaussianBlur(_features(landmarks, lab.shape, radius), (0, 0), 2 * radius)
     inside = hull(landmarks, lab.shape) * bare
-    texture, smoother = (np.subtract(v, b, out=b) for v in (lab, template.lab) for b in (_blurred(v, radius),))
+    texture, smoother = _finer(lab, radius), _finer(template.lab, radius)
     most = _strength(smoother, template.skin * inside) / max(_strength(texture, face.skin * inside), 1e-3)
     gain = float(np.clip(most, LEAST_TEXTURE, 1))
     texture *= 1 - gain
@@ -90,8 +89,9 @@ def _smooth_as(face: Seen, template: Seen) -> Plane:
     return np.clip(rgb, 0, 1, out=rgb)
 
 
-def _blurred(values: Plane, radius: float) -> Plane:
-    return cv2.GaussianBlur(values, (0, 0), radius)
+def _finer(values: Plane, radius: float) -> Plane:
+    coarse = cv2.GaussianBlur(values, (0, 0), radius)
+    return np.subtract(values, coarse, out=coarse)
 
 
 def _features(landmarks: Points, shape: tuple[int, ...], margin: float) -> Mask:

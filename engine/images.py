@@ -8,6 +8,7 @@ import os
 import warnings
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -129,6 +130,27 @@ def clip_box(box: Box, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
     return left, top, max(left + 1, min(round(box[2]), width)), max(top + 1, min(round(box[3]), height))
 
 
+def around_mask(mask: NDArray[Any], room: int = 0) -> Window:
+    """Rows and columns that hold all of `mask` that is not 0, and `room` pixels around; with room, never nothing."""
+    x, y, width, height = cv2.boundingRect((mask != 0).view(np.uint8))
+    bottom, right = min(y + height + room, mask.shape[0]), min(x + width + room, mask.shape[1])
+    return slice(max(0, y - room), bottom), slice(max(0, x - room), right)
+
+
+def overlap(one: Window, other: Window) -> Window | None:
+    """What two windows have in common."""
+    (top, bottom), (left, right) = (
+        (max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(one, other, strict=True)
+    )
+    return (slice(top, bottom), slice(left, right)) if top < bottom and left < right else None
+
+
+def within(window: Window, outer: Window) -> Window:
+    """The same rows and columns, counted in the piece `outer` of the picture."""
+    rows, columns = (slice(a.start - b.start, a.stop - b.start) for a, b in zip(window, outer, strict=True))
+    return rows, columns
+
+
 def as_floats(rgb: Rgb) -> NDArray[np.float32]:
     """The same picture in 0..1, in memory of its own."""
     floats = rgb.astype(np.float32)
@@ -139,6 +161,13 @@ def as_floats(rgb: Rgb) -> NDArray[np.float32]:
 def in_lab(rgb: Rgb) -> NDArray[np.float32]:
     """(H, W, 3) in CIE Lab: L of 0..100."""
     return np.asarray(cv2.cvtColor(as_floats(rgb), cv2.COLOR_RGB2LAB), np.float32)
+
+
+def out_of_lab(lab: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(H, W, 3) RGB in 0..255, not rounded, of what `in_lab` makes."""
+    rgb = cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
+    rgb *= 255
+    return np.asarray(rgb, np.float32)
 
 
 def as_bytes(floats: NDArray[np.float32]) -> Rgb:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.images import for_channels, in_lab
+from engine.images import around_mask, for_channels, in_lab
 from engine.types import Mask, Rgb
 
 RING = 0.02  # width of the ring on either side of the mask's edge, share of the mask's width
@@ -84,8 +84,8 @@ def natural_step(template: Rgb, mask: Mask, skin: Mask) -> float:
 
 def mean_step(added: NDArray[np.float32], counts: NDArray[np.float32]) -> float:
     """Of (n, 3) differences between steps, in CIE76 ΔE."""
-    lengths = np.sqrt(np.square(added).sum(1))
-    return float((lengths * counts).sum() / max(float(counts.sum()), 1e-6))
+    sizes = np.sqrt(np.square(added).sum(1))
+    return float((sizes * counts).sum() / max(float(counts.sum()), 1e-6))
 
 
 def lengths(colours: NDArray[np.float32]) -> Mask:
@@ -112,11 +112,9 @@ def differing(a: Rgb, b: Rgb) -> NDArray[np.bool_]:
 def sharpness(rgb: Rgb, mask: Mask) -> float:
     """Mean absolute detail (finer than 2 pixels) of the lightness inside `mask`."""
     inside = mask > 0.5
-    x, y, width, height = cv2.boundingRect(inside.view(np.uint8))
-    if width == 0:
+    if not inside.any():
         return 0.0
-    room = 6  # beyond the blur
-    seen = slice(max(0, y - room), y + height + room), slice(max(0, x - room), x + width + room)
+    seen = around_mask(inside, 6)  # beyond the blur
     grey = cv2.cvtColor(rgb[seen], cv2.COLOR_RGB2GRAY).astype(np.float32)
     grey -= cv2.GaussianBlur(grey, (0, 0), 1.0)
     return float(np.abs(grey[inside[seen]]).mean())

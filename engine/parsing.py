@@ -11,13 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, floor
-from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from engine.images import Window, clip_box, in_lab
+from engine.images import Window, around_mask, clip_box, in_lab
 from engine.skin import hull, skin_likeness
 from engine.types import Face, Mask, Points, Rgb
 
@@ -59,7 +57,7 @@ class FaceParts:
         brows = np.maximum(self._hull(p[17:22]), self._hull(p[22:27]))
         features = np.maximum(np.maximum(self._eyes, brows), self._lips)
         skin = self._whole * (1 - grown(features, 0.03 * self.width))
-        return self._laid_in(skin * (_skin(self.rgb[self._window], p) > 0.5))
+        return self._laid_in(skin * (skin_likeness(in_lab(self.rgb[self._window]), p) > 0.5))
 
     @cached_property
     def _outline(self) -> Points:
@@ -122,13 +120,6 @@ def around(points: Points, room: float, shape: tuple[int, ...]) -> Window:
     return slice(y1, y2), slice(x1, x2)
 
 
-def around_mask(mask: NDArray[Any], room: int) -> Window:
-    """Rows and columns that hold all of `mask` that is not 0, and `room` pixels around; with room, never nothing."""
-    x, y, width, height = cv2.boundingRect((mask != 0).view(np.uint8))
-    bottom, right = min(y + height + room, mask.shape[0]), min(x + width + room, mask.shape[1])
-    return slice(max(0, y - room), bottom), slice(max(0, x - room), right)
-
-
 def hidden(rgb: Rgb, face: Face, where: Mask) -> Mask:
     """What of `face` lies behind the hair, hand or flower that the picture shows in front of it, 0 or 1, looked for
     `where` that mask is not 0.
@@ -136,13 +127,13 @@ def hidden(rgb: Rgb, face: Face, where: Mask) -> Mask:
     Judged by colour where a face is bare skin, its forehead and temples; features and what a beard may cover are the
     face's, whatever their colour.
     """
-    x, y, width, height = cv2.boundingRect((where != 0).view(np.uint8))
-    wanted = np.array([[x, y], [x + width, y + height]], np.float32)
+    rows, columns = around_mask(where)
+    wanted = np.array([(columns.start, rows.start), (columns.stop, rows.stop)], np.float32)
     room = 2 * (SPECK + AROUND_HAIR) * face.width + 4  # from farther away nothing reaches in
     rows, columns = window = around(np.concatenate([face.landmarks, wanted]), room, rgb.shape)
     piece, p = rgb[window], face.landmarks - np.array([columns.start, rows.start], np.float32)
     features = np.maximum(hull(p[17:48], piece.shape), hull(np.concatenate([p[2:15], p[31:36]]), piece.shape))
-    strange = (1 - features) * (_skin(piece, p) < 0.5)
+    strange = (1 - features) * (skin_likeness(in_lab(piece), p) < 0.5)
     thin, beyond = SPECK * face.width / 2, AROUND_HAIR * face.width
     in_front = grown(grown(grown(strange, -thin), thin), beyond) * (1 - features)
     return _laid_in(in_front, window, rgb.shape)
@@ -173,10 +164,6 @@ def grown(mask: Mask, by: float) -> Mask:
 def closed(mask: Mask, by: float) -> Mask:
     """Gaps narrower than `by` pixels filled."""
     return grown(grown(mask, by / 2), -by / 2)
-
-
-def _skin(rgb: Rgb, landmarks: Points) -> Mask:
-    return skin_likeness(in_lab(rgb), landmarks)
 
 
 def _laid_in(part: Mask, window: Window, shape: tuple[int, ...]) -> Mask:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.images import pixels_of
+from engine.images import around_mask, pixels_of
 from engine.types import Mask, Points
 
 CHEEKS = ((1, 3, 31, 40), (15, 13, 35, 47))  # of the 68 points: quadrilaterals that hair and beards rarely reach
@@ -22,8 +22,7 @@ def skin_likeness(lab: NDArray[np.float32], landmarks: Points, origin: tuple[int
     The points may be those of a larger picture, in which `origin` (x, y) is the first pixel of this one.
     """
     where = cheeks(lab.shape, landmarks, origin)
-    x, y, width, height = cv2.boundingRect(where.view(np.uint8))
-    seen = slice(y, y + height), slice(x, x + width)
+    seen = around_mask(where)
     sample = pixels_of(lab[seen], where[seen])
     if len(sample) < 20:
         return np.ones(lab.shape[:2], np.float32)

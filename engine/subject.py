@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from engine.errors import UnreadablePicture
 from engine.images import read_photo
 from engine.profiles import Profile
 from engine.stages.reference import Reference, Traits
-from engine.types import Embedding, Face, HeadPose, InspectedPhoto, Rgb, SubjectFiles
+from engine.types import Embedding, Face, HeadPose, InspectedPhoto, SubjectFiles
 
 
 @dataclass(frozen=True)
@@ -114,18 +113,13 @@ class FoundFaces:
         """A photo of the subject with its largest face; None without one."""
         name = path.name
         if name in self.faces and name in self.embeddings and name in self.traits:
-            read = partial(_pixels, path)
-            return Reference(read, self.faces[name], self.embeddings[name], self.traits[name])
+            return Reference(lambda: read_photo(path).rgb, self.faces[name], self.embeddings[name], self.traits[name])
         rgb = read_photo(path).rgb
         face = self.faces.get(name) or next(iter(profile.detector(rgb)), None)
         if face is None:
             return None
         known = self.embeddings.get(name)
         return Reference.of(rgb, face, profile.recogniser.embed(rgb, face) if known is None else known)
-
-
-def _pixels(path: Path) -> Rgb:
-    return read_photo(path).rgb
 
 
 def _face_json(face: Face) -> dict[str, Any]:

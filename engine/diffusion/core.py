@@ -19,12 +19,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from engine.crop import blend
 from engine.diffusion.capture import Function, Graphs, identity
 from engine.diffusion.guided import GuidedNoise, Streams, hint
 from engine.diffusion.prompt import encode
 from engine.diffusion.sampling import Sampler, Trajectory, dpm_scheduler
 from engine.errors import OutOfGpuMemory
-from engine.images import for_channels
 from engine.types import Mask, Rgb
 
 if TYPE_CHECKING:
@@ -283,13 +283,8 @@ def injection_factors(residuals: int, weight: float, soft: bool) -> list[float]:
 
 def overlaid(image: Rgb, picture: Rgb, blurred: Mask) -> Rgb:
     """`picture` over `image` by twice the blurred mask: full where it is at least a half, nothing where it is 0."""
-    x, y, width, height = cv2.boundingRect((blurred > 0).view(np.uint8))
-    seen = slice(y, y + height), slice(x, x + width)
-    weight = for_channels((np.rint(np.clip(2 * blurred[seen], 0, 1) * 255) / 255).astype(np.float32))
-    mixed = np.rint(image[seen] + (picture[seen].astype(np.float32) - image[seen]) * weight)
-    result = image.copy()
-    result[seen] = np.where(weight > 0, mixed.astype(np.uint8), image[seen])
-    return result
+    weight = np.rint(np.clip(2 * blurred, 0, 1) * 255) / 255
+    return blend(image, picture, weight.astype(np.float32, copy=False))
 
 
 def _blurred(request: InpaintRequest) -> Mask:

@@ -15,6 +15,7 @@ import dlib
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.images import in_lab
 from engine.types import Rgb
 
 SIZE_WH = (225, 275)
@@ -109,7 +110,7 @@ def _flipped(points: Array, width: int) -> Array:
 
 def _measured(name: str, rgb: Rgb, points: Array, embedding: Array) -> Portrait:
     matte = _person(rgb, points)
-    lab = cv2.cvtColor(rgb.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    lab = in_lab(rgb)
     brow_y, eyes = points[17:27, 1].min(), np.linalg.norm(points[36] - points[45])
     width = points[16, 0] - points[0, 0]
     skin = np.zeros(rgb.shape[:2], np.uint8)

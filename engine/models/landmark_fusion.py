@@ -18,9 +18,9 @@ import numpy as np
 from engine.bending import STIFFNESS, Patch, Plane, bent, dense, face_width, nodes_over, sampled, spline
 from engine.errors import FusionFailed
 from engine.focus import Seen, as_fine
-from engine.images import column_sums, for_channels, smooth_step
+from engine.images import around_mask, column_sums, for_channels, smooth_step
 from engine.models.mean_head import HeadView, with_forehead
-from engine.parsing import around, around_mask, way_up
+from engine.parsing import around, way_up
 from engine.skin import fringe, hull, share_inside
 from engine.types import Face, Mask, Points, Rgb
 

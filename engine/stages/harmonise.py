@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from engine import metrics
 from engine.crop import blend
-from engine.images import column_sums, for_channels, in_lab, pixels_of, smooth_step
-from engine.parsing import around_mask, closed
+from engine.images import around_mask, column_sums, for_channels, in_lab, out_of_lab, pixels_of, smooth_step
+from engine.parsing import closed
 from engine.types import Mask, Rgb
 
 BLUR = 32  # px on a working picture whose short side is 512
@@ -50,12 +50,10 @@ def colour_shifted(picture: Rgb, skin: Mask, target: Rgb, target_skin: Mask, whe
     rows -= means
     rows *= gains
     rows += goals
-    rgb = cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
-    rgb *= 255
     result = picture.copy()
     # A highlight that is too light for skin would stay as a white speck, and a hard edge would show as a line.
     soft = cv2.GaussianBlur(closed(skin, size * GAPS), (0, 0), size * SOFT)
-    result[seen] = blend(piece, rgb, cv2.blur(where * skin, (size, size)) * soft)
+    result[seen] = blend(piece, out_of_lab(lab), cv2.blur(where * skin, (size, size)) * soft)
     return result
 
 
@@ -69,9 +67,7 @@ def colours_held(painted: Rgb, before: Rgb, width: float) -> Rgb:
     """
     new, old = in_lab(painted), in_lab(before)
     new -= cv2.GaussianBlur(new - old, (0, 0), max(1.0, TINT * width))
-    rgb = cv2.cvtColor(new, cv2.COLOR_LAB2RGB)
-    rgb *= 255
-    return blend(painted, rgb, metrics.differing(painted, before).astype(np.float32))
+    return blend(painted, out_of_lab(new), metrics.differing(painted, before).astype(np.float32))
 
 
 def rim_matched(
@@ -108,9 +104,7 @@ def rim_matched(
         field *= for_channels(np.minimum(1, MOST / np.maximum(metrics.lengths(field), 1e-3)))
         field *= fades
         lab -= field
-        rgb = cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
-        rgb *= 255
-        picture = blend(picture, rgb, changes)
+        picture = blend(picture, out_of_lab(lab), changes)
     return picture
 
 

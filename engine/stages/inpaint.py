@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from engine.config import FewStepLora
 from engine.crop import Crop
-from engine.images import Window, for_channels
-from engine.parsing import FaceParts, around_mask, closed, grown
+from engine.images import Window, around_mask, for_channels, within
+from engine.parsing import FaceParts, closed, grown
 from engine.types import Face, Mask, Rgb
 
 if TYPE_CHECKING:
@@ -102,10 +102,7 @@ class Canvas:
         """How much of a change counts at each pixel of the picture, where the mask is not 0: `_changed`."""
         radius = max(0.5, 0.5 / self.crop.scale)  # grain is no loss: the picture keeps its own
         wide = around_mask(self.mask, 2 * ceil(4 * radius + 2))  # what both blurs look at
-        inner = tuple(
-            slice(part.start - whole.start, part.stop - whole.start)
-            for part, whole in zip(self._changed, wide, strict=True)
-        )
+        inner = within(self._changed, wide)
         shown = self.crop.lift(painting.unchanged.astype(np.float32), self.picture.shape, wide)
         weight = _seen(self.picture[wide], shown, radius)[inner]
         weight *= _fading_inwards(self.mask[wide], self.crop)[inner]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.crop import blend
+from engine.images import in_lab, out_of_lab
 from engine.parsing import FaceParts, grown
 from engine.types import Mask, Rgb
 
@@ -28,7 +29,7 @@ def made_up(
     """
     if parts.skin.max() == 0 or template_parts.skin.max() == 0:
         return picture
-    lab, wanted = (_lab(rgb) for rgb in (picture, template))
+    lab, wanted = (in_lab(rgb) for rgb in (picture, template))
     for own, other in ((parts.lips, template_parts.lips), (_lids(parts, width), _lids(template_parts, width))):
         if own.max() == 0 or other.max() == 0:
             continue
@@ -37,17 +38,11 @@ def made_up(
         )
         step *= min(1.0, MOST / max(float(np.linalg.norm(step)), 1e-6))
         lab = lab + ratio * step * cv2.GaussianBlur(own, (0, 0), max(0.5, SOFT * width))[..., None]
-    rgb = cv2.cvtColor(lab.astype(np.float32), cv2.COLOR_LAB2RGB) * 255
-    return blend(picture, rgb, parts.face)
+    return blend(picture, out_of_lab(lab), parts.face)
 
 
 def _lids(parts: FaceParts, width: float) -> Mask:
     return grown(parts.eyes, LIDS * width) * (1 - grown(parts.eyes, 0.01 * width)) * parts.skin
-
-
-def _lab(rgb: Rgb) -> NDArray[np.float32]:
-    lab: NDArray[np.float32] = cv2.cvtColor(rgb.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-    return lab
 
 
 def _median(lab: NDArray[np.float32], where: Mask) -> NDArray[np.float32]:

@@ -303,6 +303,7 @@ def test_the_overlay_is_full_from_half_the_blurred_mask_on() -> None:
     image, painted = np.zeros((1, 4, 3), np.uint8), np.full((1, 4, 3), 200, np.uint8)
     blurred = np.array([[0.0, 0.25, 0.5, 1.0]], np.float32)
     assert overlaid(image, painted, blurred)[0, :, 0].tolist() == [0, 100, 200, 200]
+    assert np.array_equal(overlaid(image, painted, 0 * blurred), image)
 
 
 @pytest.mark.parametrize(
