@@ -22,7 +22,7 @@ from typing import BinaryIO, TypeVar
 from pydantic import ValidationError
 
 from gpu_worker.claims import Claim, Lease
-from gpu_worker.contract.blobs import BlobNotFound, BlobStore
+from gpu_worker.contract.blobs import PIECE_BYTES, BlobNotFound, BlobStore
 from gpu_worker.contract.codec import AnyJob
 from gpu_worker.contract.events import RESULT, AnyResult, PortraitResult, TrainResult
 from gpu_worker.contract.jobs import CheckTemplate, InspectPhotos, MakePortraits, PhotoRef, Sitter, TrainSubject
@@ -33,7 +33,6 @@ T = TypeVar("T")
 
 _LONGEST_PAUSE_S = 15.0
 _AT_ONCE = 8  # blobs that are fetched or stored
-_PIECE_BYTES = 1 << 20
 _NOT_FOR_PORTRAITS = ("card.jpg", "report.json")  # of a subject's files: they are for people
 
 
@@ -169,7 +168,7 @@ async def _fetch(keys: Mapping[Path, str], blobs: BlobStore) -> None:
 def _write(path: Path, source: BinaryIO) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
-        shutil.copyfileobj(source, file, _PIECE_BYTES)
+        shutil.copyfileobj(source, file, PIECE_BYTES)
 
 
 async def store_results(folder: Path, prefix: str, blobs: BlobStore) -> None:

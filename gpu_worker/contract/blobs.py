@@ -13,6 +13,8 @@ from typing import BinaryIO, Protocol
 KEY_PATTERN = r"[0-9a-zA-Z_-]{1,200}(/[0-9a-zA-Z_-][0-9a-zA-Z_.-]{0,199})*"
 MAX_KEY_CHARACTERS = 1000  # of S3's 1024 bytes, and of a path
 
+PIECE_BYTES = 1 << 20  # so much of a blob is held in memory where it is passed on
+
 
 class BlobNotFound(KeyError):
     """No blob under that key."""

@@ -12,12 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from gpu_worker.contract.blobs import KEY_PATTERN, MAX_KEY_CHARACTERS, BlobNotFound
+from gpu_worker.contract.blobs import KEY_PATTERN, MAX_KEY_CHARACTERS, PIECE_BYTES, BlobNotFound
 
 _KEY = re.compile(KEY_PATTERN)
 _UNFINISHED = ".unfinished-"
 _ABANDONED_S = 3600
-_PIECE_BYTES = 1 << 20
 _NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
@@ -71,7 +70,7 @@ class FolderBlobs:
                 if isinstance(data, bytes):
                     file.write(data)
                 else:
-                    shutil.copyfileobj(data, file, _PIECE_BYTES)
+                    shutil.copyfileobj(data, file, PIECE_BYTES)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(name, path)

@@ -31,6 +31,14 @@ JOB = TrainSubject(
     output_prefix="users/u1/subjects/subj01",
     seed=1,
 )
+PORTRAIT = MakePortraits(
+    job_id="job002",
+    subject_id="subj01",
+    subject_prefix="users/u1/subjects/subj01/1-1",
+    template_key="templates/a.jpg",
+    output_prefix="users/u1/jobs/job002",
+    seed=1,
+)
 
 
 @dataclass
@@ -110,26 +118,8 @@ async def test_a_worker_without_the_lease_stores_no_checkpoint(tmp_path: Path, b
 
 async def test_a_subject_that_is_gone_is_missing_not_empty(tmp_path: Path, blobs: FolderBlobs) -> None:
     await blobs.put("templates/a.jpg", b"template")
-    job = MakePortraits(
-        job_id="job002",
-        subject_id="subj01",
-        subject_prefix="users/u1/subjects/gone",
-        template_key="templates/a.jpg",
-        output_prefix="users/u1/jobs/job002",
-        seed=1,
-    )
     with pytest.raises(BlobNotFound):
-        await fetch_inputs(job, tmp_path / "job", blobs)
-
-
-PORTRAIT = MakePortraits(
-    job_id="job002",
-    subject_id="subj01",
-    subject_prefix="users/u1/subjects/subj01/1-1",
-    template_key="templates/a.jpg",
-    output_prefix="users/u1/jobs/job002",
-    seed=1,
-)
+        await fetch_inputs(PORTRAIT, tmp_path / "job", blobs)
 
 
 async def test_what_a_portrait_reads_is_fetched_as_it_was_and_nothing_else(tmp_path: Path) -> None:
