@@ -284,21 +284,22 @@ def _worked(steps: Steps, template: Rgb, seat: _Seat, faces: Sequence[Face]) -> 
         loras = steps.loras(subject)
         piece = working_crop(template, face, config.crop_scale if config.crop_face_preprocess else None)
         before = Look.of(piece.cut(template), piece.moved_face(face), profile)
-    with steps.stage(Stage.FUSE):
-        reference = steps.reference(before, subject)
+    with steps.watch.timing(Stage.FUSE):
+        tries = steps.tries(before, subject)
 
     def fused_again(first: Look) -> tuple[Look, Look]:
         shifted = steps.colour_shift(first, before, config.color_shift_middle, with_lips=True)
         return shifted, steps.fusion(shifted, reference, config.fusion_after, config.fusion_after_ratio)
 
-    with steps.lora(loras, reference):  # as early as can be: a GPU puts it in while the CPU fuses
-        with steps.watch.timing(Stage.FUSE):
-            fused = steps.fusion(before, reference, config.fusion_before, config.fusion_before_ratio)
+    with steps.lora(loras):  # while the faces are fused
+        with steps.stage(Stage.FUSE):
+            reference, fused = steps.first_fusion(before, subject, tries)
         rim_later = steps.beside.submit(Rim.of, before, fused)
-        firsts = steps.first_diffusion(fused, subject)
-        with steps.stage(Stage.SECOND_FUSION):
-            again = steps.each(fused_again, firsts)
-        seconds = steps.second_diffusion([look for _, look in again], subject)
+        with steps.shown(reference):
+            firsts = steps.first_diffusion(fused, subject)
+            with steps.stage(Stage.SECOND_FUSION):
+                again = steps.each(fused_again, firsts)
+            seconds = steps.second_diffusion([look for _, look in again], subject)
     rim, known = rim_later.result(), subject.known(reference)
     least = fused.likeness(known)
 

@@ -9,27 +9,16 @@ import cv2
 import numpy as np
 
 from engine.crop import blend
-from engine.parsing import FaceParts, Parser, grown
-from engine.types import Face, FaceDetector, FaceFuser, Mask, Rgb
+from engine.parsing import FaceParts, grown
+from engine.types import Face, FaceDetector, Mask, Rgb
 
 WORKING_SIDE = 512
 DILATE, ERODE, DILATE_EYES, BLUR = 8, 16, 16, 8
 
 
-def fused(picture: Rgb, face: Face, reference: Rgb, reference_face: Face, fuser: FaceFuser) -> Rgb:
-    """`picture` with the reference's face, as the fuser makes it. Raises `FusionFailed`."""
-    return fuser(picture, face, reference, reference_face)
-
-
-def mixed(picture: Rgb, fusion: Rgb, face: Face, detector: FaceDetector, parse: Parser, ratio: float) -> Rgb:
-    """The fusion over the picture: its eyes wholly, its skin by `ratio`, never its lips. Ratio 1 is the fusion itself.
-
-    `face` is the picture's; the fusion's is looked for, since its shape may differ.
-    """
-    if ratio >= 1:
-        return fusion
-    own = parse(picture, face)
-    other = parse(fusion, nearest_face(fusion, face, detector))
+def mixed(picture: Rgb, fusion: Rgb, own: FaceParts, other: FaceParts, ratio: float) -> Rgb:
+    """The fusion over the picture: its eyes wholly, its skin by `ratio`, never its lips. `own` are the parts of the
+    picture's face, `other` those of the fusion's, whose shape may differ."""
     return blend(picture, fusion, blend_mask(own, other, ratio, min(picture.shape[:2]) / WORKING_SIDE))
 
 

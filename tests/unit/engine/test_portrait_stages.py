@@ -141,11 +141,6 @@ class Seeing:
         return self.faces
 
 
-def test_at_ratio_one_the_fusion_is_the_result() -> None:
-    rgb, fusion = np.zeros((9, 9, 3), np.uint8), np.ones((9, 9, 3), np.uint8)
-    assert fuse.mixed(rgb, fusion, face_of(seen_head(0)), Seeing([]), parse_by_landmarks, 1.0) is fusion
-
-
 def test_an_unseen_face_is_where_it_is_expected_and_a_neighbour_is_not_taken_for_it() -> None:
     face = face_of(seen_head(0))
     neighbour = replace(face, landmarks=face.landmarks + np.array([300, 0]))
