@@ -96,4 +96,4 @@ def pretended(request: InpaintRequest) -> Painting:
     """Pictures that show the face that was there, each a little lighter: noise, which random weights paint, shows none
     and would be searched for long, and what did not change at all would not be searched again."""
     levels = range(1, request.count + 1)
-    return Painting(request.image, [np.minimum(request.image, 255 - k) + np.uint8(k) for k in levels])
+    return Painting(request.image, lambda: [np.minimum(request.image, 255 - k) + np.uint8(k) for k in levels])

@@ -11,6 +11,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -79,10 +80,15 @@ class InpaintRequest:
 
 @dataclass(frozen=True)
 class Painting:
-    """What a pass made of a picture, and what the autoencoder alone makes of it (inside the mask)."""
+    """What a pass made of a picture, and what the autoencoder alone makes of it (inside the mask). The latter is there
+    while a GPU is still at work on the former."""
 
     unchanged: Rgb
-    pictures: list[Rgb]
+    made: Callable[[], list[Rgb]]  # waits until they are
+
+    @cached_property
+    def pictures(self) -> list[Rgb]:
+        return self.made()
 
 
 @dataclass
@@ -129,12 +135,12 @@ class Diffusion:
     def encode_image(self, rgbs: Sequence[Rgb]) -> torch.Tensor:
         """(n, channels, H / grid, W / grid) scaled latents, the posterior's mean, in the UNet's type."""
         with torch.inference_mode():
-            latents = torch.cat([self._encoded(rgb) for rgb in rgbs]).to(self.dtype)
+            latents = torch.cat([self._encoding(rgb)() for rgb in rgbs]).to(self.dtype)
         return latents.clone()  # training may use it
 
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> list[Rgb]:
-        return [self._decoded(one) for one in latents.split(1)]
+        return [made() for made in self._decoding(latents)]
 
     def inpaint(self, request: InpaintRequest, on_step: OnStep = lambda done, total: None) -> list[Rgb]:
         """`request.count` pictures: new inside the mask, `request.image` bit for bit where the blurred mask is 0.
@@ -149,18 +155,21 @@ class Diffusion:
         # A control that counts for nothing costs a pass all the same, and its network may not even be there.
         request = replace(request, controls=tuple(control for control in request.controls if control.weight > 0))
         with _memory_as_our_error():
+            encoding = self._encoding(request.image)
             blurred = None if request.mask is None else _blurred(request)
-            original = self._encoded(request.image)
-            with self._at_hand([control.name for control in request.controls]):
-                latents = self._denoised(request, original, blurred, on_step)
-            unchanged = self._decoded(original)
-            pictures = [unchanged] * request.count if latents is original else self.decode(latents)
-        if blurred is None:
-            return Painting(unchanged, pictures)
-        return Painting(
-            overlaid(request.image, unchanged, blurred),
-            [overlaid(request.image, picture, blurred) for picture in pictures],
-        )
+            original = encoding()
+            (decoding,) = self._decoding(original)
+            unchanged = decoding()
+            if request.executed_steps == 0:
+                made = [decoding] * request.count
+            else:
+                with self._at_hand([control.name for control in request.controls]):
+                    made = self._decoding(self._denoised(request, original, blurred, on_step))
+
+        def laid_over(picture: Rgb) -> Rgb:
+            return picture if blurred is None else overlaid(request.image, picture, blurred)
+
+        return Painting(laid_over(unchanged), lambda: [laid_over(picture()) for picture in made])
 
     @contextlib.contextmanager
     def _at_hand(self, names: Sequence[str]) -> Iterator[None]:
@@ -179,8 +188,6 @@ class Diffusion:
         self, request: InpaintRequest, original: torch.Tensor, blurred: Mask | None, on_step: OnStep
     ) -> torch.Tensor:
         seeds = [request.seed + k for k in range(request.count)]
-        if request.executed_steps == 0:
-            return original
         course = Trajectory(request.sampler, self.scheduler_config, request.steps, request.strength, seeds)
         inside = None if blurred is None else _latent_mask(blurred, original)
         latents = course.begin(original)
@@ -233,29 +240,48 @@ class Diffusion:
         """Of a ControlNet: one per skip of the UNet and the middle block's."""
         return sum(len(block.resnets) + bool(block.downsamplers) for block in self.unet.down_blocks) + 2
 
-    def _encoded(self, image: Rgb) -> torch.Tensor:
-        """The posterior's mean, in float32."""
+    def _encoding(self, image: Rgb) -> Callable[[], torch.Tensor]:
+        """Begins; what is returned waits for the posterior's mean, in float32."""
         pixels = _to_tensor([image], self.device) * 2 - 1
-        latents = self._by_vae("encode", lambda given: self.vae.encode(given).latent_dist.mode(), pixels)
-        return latents.float() * self.vae.config.scaling_factor
+        scale = self.vae.config.scaling_factor
 
-    def _decoded(self, latents: torch.Tensor) -> Rgb:
+        def mean(given: torch.Tensor) -> torch.Tensor:
+            latents: torch.Tensor = self.vae.encode(given).latent_dist.mode()
+            return latents
+
+        return self._by_vae("encode", mean, pixels, lambda latents: latents.float() * scale)
+
+    def _decoding(self, latents: torch.Tensor) -> list[Callable[[], Rgb]]:
+        """Begins; what is returned waits for one picture each."""
+
+        def sample(given: torch.Tensor) -> torch.Tensor:
+            pixels: torch.Tensor = self.vae.decode(given).sample
+            return pixels
+
         scaled = latents / self.vae.config.scaling_factor
-        (pixels,) = self._by_vae("decode", lambda given: self.vae.decode(given).sample, scaled)
-        bytes_ = (pixels.permute(1, 2, 0).float() * 127.5 + 127.5).clamp(0, 255).round().byte()
-        return bytes_.cpu().numpy()
+        begun = [self._by_vae("decode", sample, one, _to_bytes) for one in scaled.split(1)]
+        return [partial(_fetched, made) for made in begun]
 
-    def _by_vae(self, what: str, function: Function, given: torch.Tensor) -> torch.Tensor:
-        """`function(given)`, recorded. Some autoencoders overflow in half precision: they go on in single precision."""
-        while True:
-            own = _a_weight(self.vae).dtype
-            typed = given.to(own)
-            key = (what, tuple(given.shape), identity([self.vae]))
-            result = self.graphs.recorded(key, function, typed)(typed)
-            if own == torch.float32 or bool(result.isfinite().all()):
-                return result
+    def _by_vae(
+        self, what: str, function: Function, given: torch.Tensor, finish: Function
+    ) -> Callable[[], torch.Tensor]:
+        """Begins `function(given)`, recorded, and `finish`, which makes of the result one that nothing overwrites; what
+        is returned waits. Some autoencoders overflow in half precision: they go on in single precision."""
+        own = _a_weight(self.vae).dtype
+        typed = given.to(own)
+        key = (what, tuple(given.shape), identity([self.vae]))
+        result = self.graphs.recorded(key, function, typed)(typed)
+        finished, is_sound = finish(result), own == torch.float32 or result.isfinite().all()
+
+        @torch.inference_mode()
+        def made() -> torch.Tensor:
+            if is_sound:
+                return finished
             logger.warning("the autoencoder overflows in %s: it goes on in float32", own)
             self.vae.float()
+            return self._by_vae(what, function, given, finish)()
+
+        return made
 
 
 def _a_weight(network: nn.Module) -> torch.Tensor:
@@ -299,6 +325,15 @@ def _blurred(request: InpaintRequest) -> Mask:
 def _to_tensor(rgbs: Sequence[Rgb], device: torch.device) -> torch.Tensor:
     """(n, 3, H, W) float32 in 0..1."""
     return torch.stack([torch.from_numpy(rgb).to(device) for rgb in rgbs]).permute(0, 3, 1, 2).float() / 255
+
+
+def _to_bytes(pixels: torch.Tensor) -> torch.Tensor:
+    """(H, W, 3) uint8 of (1, 3, H, W) in -1..1."""
+    return (pixels[0].permute(1, 2, 0).float() * 127.5 + 127.5).clamp(0, 255).round().byte()
+
+
+def _fetched(made: Callable[[], torch.Tensor]) -> Rgb:
+    return made().cpu().numpy()
 
 
 def _latent_mask(blurred: Mask, latents: torch.Tensor) -> torch.Tensor:

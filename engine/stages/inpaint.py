@@ -135,6 +135,7 @@ def painted(canvas: Canvas, diffusion: Diffusion, on_step: Callable[[int, int], 
 def _fading_inwards(mask: Mask, crop: Crop) -> Mask:
     """1 deep inside `mask`, 0 from its edge on: a small canvas knows little of what the edge runs through."""
     inside = cv2.distanceTransform((mask > 0).astype(np.uint8), cv2.DIST_L2, 5)
+    inside = np.minimum(inside, sum(mask.shape))  # without an edge it is the largest float there is
     return np.clip(inside * crop.scale / FADE, 0, 1)
 
 

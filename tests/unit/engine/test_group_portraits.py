@@ -162,7 +162,9 @@ def test_the_harmonising_pass_runs_once_and_leaves_no_new_seam(
             assert request.mask is not None
             masks.append(request.mask)
             change = np.array(tint) if len(masks) > passes else 0
-            return Painting(request.image, [np.clip(request.image.astype(int) + change, 0, 255).astype(np.uint8)])
+            return Painting(
+                request.image, lambda: [np.clip(request.image.astype(int) + change, 0, 255).astype(np.uint8)]
+            )
 
     class Spoiling(MiniProfile):
         diffusion = Spoiler()  # type: ignore[assignment]

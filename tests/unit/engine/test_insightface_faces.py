@@ -165,7 +165,7 @@ class _Portraits(Sd15Profile):
     enhancer = LanczosEnhancer()  # type: ignore[assignment]
     content_check = None  # type: ignore[assignment]
     diffusion = SimpleNamespace(  # type: ignore[assignment]
-        painting=lambda request, on_step: Painting(request.image, [request.image.copy()] * request.count)
+        painting=lambda request, on_step: Painting(request.image, lambda: [request.image.copy()] * request.count)
     )
 
 

@@ -36,7 +36,7 @@ class Recorded:
 
     def painting(self, request: InpaintRequest, on_step: object = None) -> Painting:
         self.requests.append(request)
-        return Painting(request.image, [self.what(request.image)] * request.count)
+        return Painting(request.image, lambda: [self.what(request.image)] * request.count)
 
 
 def profile_with(diffusion: Recorded) -> MiniProfile:
@@ -140,7 +140,7 @@ def test_what_is_finer_than_the_canvas_keeps_its_colour(template: Photo, detecto
 
         def painting(self, request: InpaintRequest, on_step: object = None) -> Painting:
             blurred = cv2.GaussianBlur(request.image, (0, 0), 3)
-            return Painting(blurred, [np.clip(blurred.astype(int) + 30, 0, 255).astype(np.uint8)])
+            return Painting(blurred, lambda: [np.clip(blurred.astype(int) + 30, 0, 255).astype(np.uint8)])
 
     numbers = inpaint.Pass("", "", 1, 1.0, 2.0, 0)
     canvas = inpaint.Canvas.of(picture, mask, crop, crop.cut(picture), (), numbers)
@@ -257,7 +257,7 @@ def test_what_the_content_check_refuses_is_not_delivered(
         def painting(self, request: InpaintRequest, on_step: object = None) -> Painting:
             grain = np.random.default_rng(1).normal(0, 1, request.image.shape)
             pictures = [np.clip(request.image + grain * k, 0, 255).astype(np.uint8) for k in (1, 3)]
-            return Painting(request.image, pictures[: request.count])
+            return Painting(request.image, lambda: pictures[: request.count])
 
     monkeypatch.setattr(guard, "MARGIN", -1.0)  # everything may stay
     profile = profile_with(Varied())

@@ -108,7 +108,7 @@ def test_candidates_come_best_first_with_their_scores_and_none_twice(
         def painting(self, request: InpaintRequest, on_step: object = None) -> Painting:
             grain = np.random.default_rng(0).normal(0, 1, request.image.shape)
             pictures = [np.clip(request.image + grain * k, 0, 255).astype(np.uint8) for k in (4, 1, 1)]
-            return Painting(request.image, pictures[: request.count])
+            return Painting(request.image, lambda: pictures[: request.count])
 
     class Grainy(MiniProfile):
         diffusion = Helpful()  # type: ignore[assignment]
@@ -153,7 +153,7 @@ def test_what_is_done_side_by_side_is_what_is_done_in_turn_and_no_face_is_asked_
             grain = np.random.default_rng(request.seed).normal(0, 3, request.image.shape)
             pictures = [np.clip(request.image + grain * k, 0, 255).astype(np.uint8) for k in range(request.count)]
             painting.clear()
-            return Painting(request.image, pictures)
+            return Painting(request.image, lambda: pictures)
 
     class Alone(DlibFaceId):
         def embed(self, rgb: Rgb, face: Face) -> Embedding:
@@ -187,7 +187,7 @@ def test_no_pass_paints_the_forehead_of_who_has_a_fringe(
     class Idle:
         def painting(self, request: InpaintRequest, on_step: object = None) -> Painting:
             asked.append(request)
-            return Painting(request.image, [request.image])
+            return Painting(request.image, lambda: [request.image])
 
     class Watched(MiniProfile):
         diffusion = Idle()  # type: ignore[assignment]
@@ -213,7 +213,7 @@ def test_a_lora_that_cannot_be_read_is_said_although_it_was_read_beside(
 def test_a_diffusion_that_costs_likeness_is_taken_back_and_said(subject: Path, template: Photo) -> None:
     class Smearing:
         def painting(self, request: InpaintRequest, on_step: object = None) -> Painting:
-            return Painting(request.image, [cv2.blur(request.image, (25, 25))])
+            return Painting(request.image, lambda: [cv2.blur(request.image, (25, 25))])
 
     class Harmful(MiniProfile):
         diffusion = Smearing()  # type: ignore[assignment]
