@@ -147,14 +147,16 @@ class Steps:
         if not self.config.fusion_before:
             return [Try(*ranked[0], lambda: before)]
         (best, first), *others = [(worth, r) for worth, r in ranked if worth >= ranked[0][0] - NEARLY_AS_GOOD]
-        small = shrunk(before.rgb.shape, min(1.0, TRIAL_WIDTH / before.face.width))
-        rgb, face = small.cut(before.rgb), small.moved_face(before.face)
 
         def begun(rgb: Rgb, face: Face, reference: Reference) -> Callable[[], Look]:
             return self.beside.submit(self._fused, rgb, face, reference, is_judged=bool(others)).result
 
         tries = [Try(best, first, begun(before.rgb, before.face, first))]
-        return tries + [Try(worth, r, begun(rgb, face, r)) for worth, r in others]
+        if others:
+            small = shrunk(before.rgb.shape, min(1.0, TRIAL_WIDTH / before.face.width))
+            rgb, face = small.cut(before.rgb), small.moved_face(before.face)
+            tries += [Try(worth, r, begun(rgb, face, r)) for worth, r in others]
+        return tries
 
     def first_fusion(self, before: Look, subject: Subject, tries: Sequence[Try]) -> tuple[Reference, Look]:
         """Of the `tries` the reference whose fusion is most like the *other* photos, and the picture with its face."""

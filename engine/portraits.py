@@ -24,7 +24,7 @@ from engine.provenance import write_portrait
 from engine.stages import paste_back
 from engine.stages.template import left_to_right, template_faces, working_crop
 from engine.subject import Subject
-from engine.types import Face, Photo, Rgb, SubjectFiles
+from engine.types import Face, Mask, Photo, Rgb, SubjectFiles
 
 logger = logging.getLogger(__name__)
 
@@ -287,6 +287,10 @@ def _worked(steps: Steps, template: Rgb, seat: _Seat, faces: Sequence[Face]) -> 
     with steps.watch.timing(Stage.FUSE):
         tries = steps.tries(before, subject)
 
+    def allowed(fused: Look) -> Mask:
+        neighbours = [profile.parse(before.rgb, piece.moved_face(other)) for other in faces if other is not face]
+        return paste_back.edit_mask(before.parts, fused.parts, before.face, neighbours)
+
     def fused_again(first: Look) -> tuple[Look, Look]:
         shifted = steps.colour_shift(first, before, config.color_shift_middle, with_lips=True)
         return shifted, steps.fusion(shifted, reference, config.fusion_after, config.fusion_after_ratio)
@@ -294,14 +298,14 @@ def _worked(steps: Steps, template: Rgb, seat: _Seat, faces: Sequence[Face]) -> 
     with steps.lora(loras):  # while the faces are fused
         with steps.stage(Stage.FUSE):
             reference, fused = steps.first_fusion(before, subject, tries)
-        rim_later = steps.beside.submit(Rim.of, before, fused)
+        rim_later, mask_later = steps.beside.submit(Rim.of, before, fused), steps.beside.submit(allowed, fused)
         with steps.shown(reference):
             firsts = steps.first_diffusion(fused, subject)
             with steps.stage(Stage.SECOND_FUSION):
-                again = steps.each(fused_again, firsts)
+                least_later = steps.beside.submit(fused.likeness, subject.known(reference))
+                again, least = steps.each(fused_again, firsts), least_later.result()
             seconds = steps.second_diffusion([look for _, look in again], subject)
     rim, known = rim_later.result(), subject.known(reference)
-    least = fused.likeness(known)
 
     def finished(second: Look) -> tuple[Look, tuple[Look, float]]:
         last = steps.makeup(steps.colour_shift(second, before, config.color_shift_last, with_lips=False), before)
@@ -312,13 +316,12 @@ def _worked(steps: Steps, template: Rgb, seat: _Seat, faces: Sequence[Face]) -> 
         candidates = steps.ranked([end for _, end in ends], before, rim, subject)
     trail = {"template": before, "first_fusion": fused, "first_diffusion": firsts[0], "first_shift": again[0][0]}
     trail |= {"second_fusion": again[0][1], "second_diffusion": seconds[0], "last_shift": ends[0][0]}
-    neighbours = [profile.parse(before.rgb, piece.moved_face(other)) for other in faces if other is not face]
     return WorkedFace(
         number=seat.number,
         face=face,
         subject=subject,
         piece=piece,
-        mask=paste_back.edit_mask(before.parts, fused.parts, before.face, neighbours),
+        mask=mask_later.result(),
         rim=rim,
         before=before,
         fused=fused,
