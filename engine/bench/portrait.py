@@ -140,8 +140,13 @@ class _Whole(Diffusion):
         return _Whole(**{part.name: getattr(diffusion, part.name) for part in fields(Diffusion)})
 
     def painting(self, request: InpaintRequest, on_step: OnStep = lambda done, total: None) -> Painting:
-        super().painting(request, on_step)
-        return pretended(request)
+        painted, shown = super().painting(request, on_step), pretended(request)
+
+        def made() -> list[Rgb]:
+            assert len(painted.pictures) == request.count  # waited for when a real portrait would
+            return shown.pictures
+
+        return Painting(shown.unchanged, made)
 
 
 def _subject(files: SubjectFiles, profile: RandomProfile) -> SubjectFiles:
