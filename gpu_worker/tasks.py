@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -132,7 +132,7 @@ class JobRunner:
         began = time.monotonic()
         parts.numbers.begun()
         try:
-            with ExitStack() as told:  # nobody waits for the job's folder to be deleted
+            async with AsyncExitStack() as told:  # nobody waits for the job's folder to be deleted
                 outcome = await self._outcome(job, lease, reporter, told) if job else failures.CONTRACT_VERSION
                 await reporter.finish(outcome, may_go_on)
         except GivenBack:
@@ -166,7 +166,7 @@ class JobRunner:
         if self._parts.stopping.is_set():
             raise GivenBack
 
-    async def _outcome(self, job: AnyJob, lease: Lease, reporter: Reporter, told: ExitStack) -> Done | Failure:
+    async def _outcome(self, job: AnyJob, lease: Lease, reporter: Reporter, told: AsyncExitStack) -> Done | Failure:
         """`told` is left when the outcome has been told. Raises LeaseLost and GivenBack."""
         if lease.claim.deaths >= self._parts.settings.max_deaths:
             return failures.WORKER_DIED
@@ -174,7 +174,7 @@ class JobRunner:
             return failures.CANCELLED
         await reporter.started()
         try:
-            folder = told.enter_context(self._parts.workspace.job_folder(lease.claim))
+            folder = await told.enter_async_context(self._parts.workspace.job_folder(lease.claim))
             return await self._in_folder(job, lease, reporter, folder)
         except BlobNotFound:
             return failures.INPUT_MISSING

@@ -13,8 +13,8 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -44,8 +44,8 @@ class Workspace:
         _delete_leftovers(work_dir)
         self._folder, self._lock = _own_folder(work_dir.absolute())
 
-    @contextmanager
-    def job_folder(self, claim: Claim) -> Iterator[Path]:
+    @asynccontextmanager
+    async def job_folder(self, claim: Claim) -> AsyncIterator[Path]:
         """An empty folder that is gone afterwards."""
         folder = self._folder / f"{claim.job_id}-{claim.attempt}-{claim.run}"
         folder.mkdir(mode=0o700)
@@ -53,8 +53,8 @@ class Workspace:
             (folder / name).mkdir()
         try:
             yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        finally:  # in a thread: a training's gigabytes take half a second, for which no other job may wait
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     def close(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import shutil
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -70,6 +72,10 @@ def filled(folder: Path, **files: str) -> Path:
     for name, text in files.items():
         (folder / name.replace("__", ".")).write_text(text)
     return folder
+
+
+def found_in(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
 
 
 async def test_the_next_run_gets_the_checkpoint_of_the_last(tmp_path: Path, blobs: FolderBlobs) -> None:
@@ -269,7 +275,7 @@ async def test_a_store_that_stays_away_is_given_up() -> None:
         await persistently(action, 0.1, go_on)
 
 
-def test_two_workers_that_start_at_once_do_not_take_each_others_folder_for_a_dead_ones(
+async def test_two_workers_that_start_at_once_do_not_take_each_others_folder_for_a_dead_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make, calls, others = tempfile.mkdtemp, 0, list[Workspace]()
@@ -285,20 +291,44 @@ def test_two_workers_that_start_at_once_do_not_take_each_others_folder_for_a_dea
     monkeypatch.setattr(tempfile, "mkdtemp", made_while_another_starts)
     workspace = Workspace(tmp_path)
     for one in (workspace, *others):
-        with one.job_folder(Claim("job001", 1, 1, "worker", deaths=0)) as folder:
+        async with one.job_folder(Claim("job001", 1, 1, "worker", deaths=0)) as folder:
             assert folder.is_dir()
         one.close()
-    assert not list(tmp_path.iterdir())
+    assert found_in(tmp_path) == []
 
 
-def test_folders_of_dead_workers_are_deleted_and_those_of_live_ones_are_not(tmp_path: Path) -> None:
+async def test_folders_of_dead_workers_are_deleted_and_those_of_live_ones_are_not(tmp_path: Path) -> None:
     live = Workspace(tmp_path)
     (tmp_path / "worker-dead" / "photos").mkdir(parents=True)
-    with live.job_folder(lease().claim) as folder:
+    async with live.job_folder(lease().claim) as folder:
         other = Workspace(tmp_path)
         assert folder.is_dir()
         assert not (tmp_path / "worker-dead").exists()
         other.close()
     assert not folder.exists()
     live.close()
-    assert list(tmp_path.iterdir()) == []
+    assert found_in(tmp_path) == []
+
+
+async def test_other_jobs_go_on_while_a_folder_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training leaves gigabytes, which take a file system half a second; a portrait must not wait for that."""
+
+    def deleted_slowly(folder: Path, ignore_errors: bool) -> None:
+        time.sleep(0.5)
+        delete(folder, ignore_errors=ignore_errors)
+
+    async def longest_wait() -> float:
+        longest = 0.0
+        while folder.exists():
+            asked = time.monotonic()
+            await asyncio.sleep(0.01)
+            longest = max(longest, time.monotonic() - asked)
+        return longest
+
+    workspace, delete = Workspace(tmp_path / "work"), shutil.rmtree
+    monkeypatch.setattr("gpu_worker.workspace.shutil.rmtree", deleted_slowly)
+    async with workspace.job_folder(lease().claim) as folder:
+        other = asyncio.create_task(longest_wait())
+        await asyncio.sleep(0)
+    assert not folder.exists()
+    assert await other < 0.3
