@@ -23,7 +23,7 @@ from engine.looks import Candidate, Look, Rim, Scores, WorkedFace
 from engine.parsing import above_brows, grown, hidden
 from engine.profiles import Profile
 from engine.progress import Progress, Report, Stage, Stopwatch
-from engine.stages import control, enhance, fuse, guard, harmonise, inpaint, join, makeup
+from engine.stages import control, enhance, fuse, guard, harmonise, inpaint, join, makeup, tone
 from engine.stages.reference import Reference, ranked_references
 from engine.stages.template import LONGEST
 from engine.subject import Subject
@@ -111,6 +111,8 @@ class Steps:
             self.notes.append("no LoRA: the diffusion does not know the subject")
         else:
             wanted.append((partial(_read, subject.lora, profile), config.lora_weight))
+        if wanted:
+            _ = profile.diffusion  # loaded here: of several threads that ask for it at once, each could load it
         return [(self.beside.submit(read), weight) for read, weight in wanted]
 
     @contextmanager
@@ -174,7 +176,8 @@ class Steps:
 
     def _fused(self, rgb: Rgb, face: Face, reference: Reference, is_judged: bool = False) -> Look:
         """Wholly the reference's face, its embedding made if it `is_judged`. Raises FusionFailed."""
-        look = Look.of(self.profile.fuser(rgb, face, reference.rgb, reference.face), face, self.profile)
+        fusion = self.profile.fuser(rgb, face, reference.rgb, reference.face)
+        look = Look.of(tone.toned(fusion, rgb, face), face, self.profile)
         if is_judged:
             _ = look.embedding
         return look
@@ -274,13 +277,14 @@ class Steps:
                 rgb = back()
                 if self.config.hold_colours:
                     rgb = harmonise.colours_held(rgb, look.rgb, look.face.width)
-                return Look.of(rgb, look.face, self.profile)
+                return Look.of(tone.toned(rgb, look.rgb, look.face), look.face, self.profile)
 
             return self.each(seen, versions)
 
-    def diffused(self, canvas: inpaint.Canvas) -> Rgb:
-        """A whole picture, harmonised."""
-        return inpaint.painted(canvas, self.profile.diffusion, partial(self.tell, Stage.HARMONISE))[0]
+    def diffused(self, canvas: inpaint.Canvas, face: Face) -> Rgb:
+        """A whole picture, harmonised; `face` is one of its faces."""
+        painted = inpaint.painted(canvas, self.profile.diffusion, partial(self.tell, Stage.HARMONISE))[0]
+        return tone.toned(painted, canvas.picture, face)
 
     def guarded(
         self, look: Look, fused: Look, least: float, rim: Rim, known: Sequence[Embedding]
@@ -327,7 +331,7 @@ class Steps:
         controls = control.whole_controls(shown, profile.control_pictures)
         mask = join.band([(look.face, look.parts) for look in seen], piece.cut_mask(allowed))
         numbers = self.numbers("", config.harmonise_steps, config.harmonise_strength)
-        painted = self.diffused(inpaint.Canvas.of(picture, mask, canvas, shown, controls, numbers))
+        painted = self.diffused(inpaint.Canvas.of(picture, mask, canvas, shown, controls, numbers), seen[0].face)
         above = rgb + piece.lift(painted.astype(np.float32) - picture, rgb.shape)  # the piece may be a smaller picture
         known = [[reference.embedding for reference in work.subject.references] for work in works]
 
@@ -361,7 +365,7 @@ class Steps:
         kept = [profile.parse(rgb, fuse.nearest_face(rgb, face, profile.detector)).face for face in faces]
         mask = (1 - np.maximum.reduce(kept)).astype(np.float32)
         numbers = self.numbers("", config.background_steps, config.background_strength)
-        return self.diffused(inpaint.Canvas.of(rgb, mask, canvas, shown, controls, numbers))
+        return self.diffused(inpaint.Canvas.of(rgb, mask, canvas, shown, controls, numbers), faces[0])
 
     def enhanced(self, rgb: Rgb, faces: Sequence[Face]) -> Rgb:
         """Skin of `faces` retouched, the picture enlarged, as far as either is wanted."""
