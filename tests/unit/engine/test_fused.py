@@ -64,8 +64,12 @@ def test_geglu_with_its_gradient(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.skipif(not CUDA, reason="minutes in the interpreter")
-def test_whole_networks_paint_and_learn_the_same() -> None:
+def test_whole_networks_paint_and_learn_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On latents large enough that the lowest level has more than one pixel: the spread of one is nothing but rounding,
+    and what is divided by it differs by a quarter."""
     from engine.bench.random_weights import random_diffusion
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
     plain, changed = (
         random_diffusion("cpu", tiny=True, controlnets=("canny",)),
@@ -76,7 +80,7 @@ def test_whole_networks_paint_and_learn_the_same() -> None:
         fused.fuse(network.to(DEVICE))
     plain.unet.to(DEVICE), plain.vae.to(DEVICE)
     draw = torch.Generator().manual_seed(3)
-    latents = torch.randn(2, 4, 8, 8, generator=draw).to(DEVICE)
+    latents = torch.randn(2, 4, 16, 16, generator=draw).to(DEVICE)
     text = torch.randn(2, 77, 32, generator=draw).to(DEVICE)
     results = []
     for diffusion in (plain, changed):
@@ -86,5 +90,5 @@ def test_whole_networks_paint_and_learn_the_same() -> None:
         assert given.grad is not None
         with torch.no_grad():
             results.append((predicted.detach(), given.grad, diffusion.vae.decode(latents).sample))
-    assert all(close(ours, theirs, 1e-4) for theirs, ours in zip(*results, strict=True))
+    assert all(close(ours, theirs, 1e-5) for theirs, ours in zip(*results, strict=True))
     assert changed.unet.state_dict().keys() == plain.unet.state_dict().keys()
